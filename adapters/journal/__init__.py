@@ -1,0 +1,1 @@
+"""Usage rows on their way from a request to the ledger."""

@@ -1,0 +1,165 @@
+"""Anthropic over HTTP: the Messages API behind OpenAI's shapes. The translation itself is in the dialect."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from attrs import evolve
+
+from adapters.providers.anthropic_dialect import (
+    MessageStream,
+    Outgoing,
+    abilities_from_listing,
+    failure,
+    from_message,
+    to_messages,
+)
+from adapters.providers.upstream import Origin, Reply, Upstream
+from domain.answer import Completion, Frame
+from domain.errors import UpstreamFailed
+from domain.models import ANTHROPIC, ClaudeAbilities, ListedModel, Route
+from domain.request import ProxyRequest
+
+PATH = "/v1/messages"
+VERSION = "2026-10-21"
+PAGES = 10
+"""The model list is paged by a hundred; this many pages are read at most."""
+
+
+class Anthropic:
+    """`clock` is wall-clock seconds, for `created`."""
+
+    def __init__(
+        self, upstream: Upstream, origin: Origin, clock: Callable[[], float], *, stream_first_byte: float = 60.0
+    ) -> None:
+        self._upstream = upstream
+        self._origin = origin
+        self._clock = clock
+        self._stream_first_byte = stream_first_byte
+        self._listed: dict[str, ClaudeAbilities] = {}
+
+    def _outgoing(self, request: ProxyRequest, route: Route, *, stream: bool) -> Outgoing:
+        abilities = self._listed.get(route.model) or route.claude or ClaudeAbilities()
+        return to_messages(request.body, route.model, abilities, stream=stream)
+
+    def _versioned(self, version: str) -> Origin:
+        return evolve(self._origin, headers={**self._origin.headers, "anthropic-version": version})
+
+    async def complete(self, request: ProxyRequest, route: Route) -> Completion:
+        outgoing = self._outgoing(request, route, stream=False)
+        async with self._upstream.send(
+            self._versioned(outgoing.version),
+            "POST",
+            PATH,
+            orjson.dumps(outgoing.payload),
+            first_byte=route.first_byte_timeout,
+        ) as reply:
+            raw = await reply.whole()
+        if reply.status != 200:
+            raise failure(reply.status, raw, reply.retry_after)
+        return from_message(_object(raw), outgoing, int(self._clock()))
+
+    async def open_stream(self, request: ProxyRequest, route: Route) -> AnthropicStream:
+        outgoing = self._outgoing(request, route, stream=True)
+        reply = await self._upstream.open(
+            self._versioned(outgoing.version),
+            "POST",
+            PATH,
+            orjson.dumps(outgoing.payload),
+            first_byte=route.first_byte_timeout or self._stream_first_byte,
+        )
+        try:
+            if reply.status != 200:
+                raise failure(reply.status, await reply.whole(), reply.retry_after)
+            if reply.content_type != "text/event-stream":
+                raise UpstreamFailed("anthropic did not answer with a stream.")
+            stream = AnthropicStream(reply, MessageStream(outgoing, int(self._clock())))
+            await stream.begin()
+        except BaseException:
+            reply.close()
+            raise
+        return stream
+
+    async def models(self) -> Sequence[ListedModel]:
+        """Every page of the list; what it says of a model's abilities is used from then on."""
+        found: list[ListedModel] = []
+        after = ""
+        for _ in range(PAGES):
+            page = await self._page(after)
+            entries = [entry for entry in page.get("data") or () if type(entry) is dict]
+            found.extend(_listed(entry) for entry in entries if type(entry.get("id")) is str)
+            after = page.get("last_id") or ""
+            if page.get("has_more") is not True or not after:
+                break
+        self._listed.update({one.id: one.claude for one in found if one.claude is not None})
+        return found
+
+    async def _page(self, after: str) -> dict[str, Any]:
+        query = "?limit=100" + (f"&after_id={after}" if after else "")
+        async with self._upstream.send(
+            self._versioned(VERSION), "GET", "/v1/models" + query, first_byte=15
+        ) as reply:
+            raw = await reply.whole()
+        if reply.status != 200:
+            raise failure(reply.status, raw, reply.retry_after)
+        return _object(raw)
+
+    async def aclose(self) -> None:
+        """The session is the upstream's own."""
+
+
+class AnthropicStream:
+    """The Messages event stream as OpenAI frames. Ends well only after `message_stop`."""
+
+    def __init__(self, reply: Reply, translation: MessageStream) -> None:
+        self._reply = reply
+        self._translation = translation
+        self._first: list[Frame] = []
+
+    @property
+    def service_tier(self) -> str | None:
+        return self._translation.service_tier
+
+    async def begin(self) -> None:
+        """Waits for the first event, so that an error in its place can still become a status."""
+        while not self._first and not self._translation.ended:
+            self._first = await self._next()
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Frame]]:
+        if self._first:
+            yield self._first
+        while not self._translation.ended:
+            frames = await self._next()
+            if frames:
+                yield frames
+
+    async def _next(self) -> list[Frame]:
+        read = await self._reply.read()
+        if not read:
+            self._translation.close()
+        return self._translation.feed(read)
+
+    async def aclose(self) -> None:
+        self._reply.close()
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise UpstreamFailed("anthropic answered with something that is not JSON.") from exc
+    if type(document) is not dict:
+        raise UpstreamFailed("anthropic answered with something that is not an object.")
+    return document
+
+
+def _listed(entry: dict[str, Any]) -> ListedModel:
+    created = entry.get("created_at")
+    try:
+        seconds = int(datetime.fromisoformat(str(created)).timestamp())
+    except ValueError:
+        seconds = 0
+    return ListedModel(entry["id"], ANTHROPIC, max(0, seconds), None, abilities_from_listing(entry))

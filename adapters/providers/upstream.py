@@ -1,0 +1,233 @@
+"""The one way out to the providers: a session over aiohttp, an origin bound to its key, deadlines on everything.
+
+No redirects (they would carry the key elsewhere), no proxies from the environment, no decompression; the headers that
+leave are a short list of our own. Leaving a call in any way closes its socket, which stops the provider's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import aiohttp
+from attrs import define, field, frozen
+
+from domain.errors import ApiError, UpstreamFailed, UpstreamTimeout
+
+USER_AGENT = "watchllm"
+PER_HOST = 100
+RETRY_SHARE = 0.1
+RETRY_BURST = 10.0
+"""A tenth of the calls may be tried again, and ten in a row: more would double an outage's load."""
+
+
+@frozen
+class Deadlines:
+    """Seconds."""
+
+    connect: float = 5.0
+    first_byte: float = 120.0
+    stream_first_byte: float = 60.0
+    idle: float = 60.0
+    total: float = 600.0
+
+
+@frozen
+class Origin:
+    """A provider's base URL and the key that may go there and nowhere else."""
+
+    provider: str
+    base_url: str
+    headers: Mapping[str, str] = field(repr=lambda _: "<secret>")
+
+    def url(self, path: str) -> str:
+        """`path` is appended to the base, and must stay on its host."""
+        found = self.base_url.rstrip("/") + path
+        base, target = urlsplit(self.base_url), urlsplit(found)
+        assert (base.scheme, base.netloc) == (target.scheme, target.netloc), "a key left its origin"
+        return found
+
+
+class Reply:
+    """A provider's answer whose head has arrived. `read` gives the body piece by piece, b"" at its end."""
+
+    def __init__(
+        self, origin: Origin, response: aiohttp.ClientResponse, idle: float, ends_at: float, most: int
+    ) -> None:
+        self.status = response.status
+        self.content_type = response.content_type
+        self.retry_after = response.headers.get("Retry-After")
+        self._origin = origin
+        self._response = response
+        self._idle = idle
+        self._ends_at = ends_at
+        self._left = most
+
+    async def read(self) -> bytes:
+        """What has arrived; waits for the first byte of it. Raises UpstreamTimeout or UpstreamFailed."""
+        now = asyncio.get_running_loop().time()
+        with failures(self._origin.provider):
+            async with asyncio.timeout_at(min(now + self._idle, self._ends_at)):
+                read = await self._response.content.readany()
+        self._left -= len(read)
+        if self._left < 0:
+            raise UpstreamFailed(f"{self._origin.provider} sent an answer without an end.")
+        return read
+
+    async def whole(self) -> bytes:
+        pieces = []
+        while piece := await self.read():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Frees the connection: back to the pool after a whole body, closed otherwise."""
+        self._response.close() if not self._response.content.at_eof() else self._response.release()
+
+
+class Upstream:
+    """`most` is the largest answer in bytes."""
+
+    def __init__(self, deadlines: Deadlines, most: int = 32 << 20) -> None:
+        self._deadlines = deadlines
+        self._most = most
+        self._session: aiohttp.ClientSession | None = None
+        self._retries = RETRY_BURST
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            reuse = aiohttp.TraceConfig()
+            reuse.on_connection_reuseconn.append(_note_reuse)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, limit_per_host=PER_HOST, keepalive_timeout=30, ttl_dns_cache=30
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._deadlines.connect),
+                trace_configs=[reuse],
+                auto_decompress=False,
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    @asynccontextmanager
+    async def send(
+        self,
+        origin: Origin,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        first_byte: float | None = None,
+    ) -> AsyncIterator[Reply]:
+        """The reply's head, within the first-byte deadline. The body's own deadlines run from there."""
+        reply = await self.open(origin, method, path, body, first_byte=first_byte)
+        try:
+            yield reply
+        finally:
+            reply.close()
+
+    async def open(
+        self,
+        origin: Origin,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        first_byte: float | None = None,
+    ) -> Reply:
+        """As `send`; the caller closes the reply."""
+        began = asyncio.get_running_loop().time()
+        patience = self._deadlines.first_byte if first_byte is None else first_byte
+        ends_at = began + max(self._deadlines.total, patience)
+        with failures(origin.provider):
+            async with asyncio.timeout_at(began + patience):
+                response = await self._request(origin, method, path, body)
+        if 300 <= response.status < 400:
+            response.close()
+            raise UpstreamFailed(f"{origin.provider} answered with a redirect, which is not followed.")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            response.close()
+            raise UpstreamFailed(f"{origin.provider} answered in an encoding that was not asked for.")
+        return Reply(origin, response, self._deadlines.idle, ends_at, self._most)
+
+    async def _request(
+        self, origin: Origin, method: str, path: str, body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": USER_AGENT,
+            **origin.headers,
+        }
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        self._retries = min(RETRY_BURST, self._retries + RETRY_SHARE)
+        attempt = Attempt()
+        try:
+            return await self._dial(method, origin.url(path), body, headers, attempt)
+        except aiohttp.ClientConnectorError:
+            if self._retries < 1:
+                raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            # Only a kept connection that had died meanwhile; a fresh one may have brought the request home.
+            if not attempt.reused or self._retries < 1:
+                raise
+        self._retries -= 1
+        return await self._dial(method, origin.url(path), body, headers, Attempt())
+
+    async def _dial(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        attempt: Attempt,
+    ) -> aiohttp.ClientResponse:
+        return await self._open().request(
+            method,
+            url,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            trace_request_ctx=attempt,
+        )
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+@define
+class Attempt:
+    """One try of a request; told whether it went over a kept connection."""
+
+    reused: bool = False
+
+
+async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.reused = True
+
+
+class failures:  # noqa: N801  reads as the sentence it is used in
+    """Foreign exceptions stop here: what broke on the wire becomes a domain error."""
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or isinstance(error, ApiError):
+            return
+        if isinstance(error, TimeoutError):
+            raise UpstreamTimeout(f"{self._provider} did not answer in time.") from error
+        if isinstance(error, aiohttp.ClientConnectorError):
+            raise UpstreamFailed(f"{self._provider} cannot be reached.") from error
+        if isinstance(error, aiohttp.ClientError | OSError | ssl.SSLError | ValueError):
+            raise UpstreamFailed(f"{self._provider} broke off or answered nonsense.") from error

@@ -1,0 +1,162 @@
+"""SQLite: one file, one connection, one thread of its own, so that the loop never waits for a disk.
+
+The connection is opened by the first question. Write-ahead logging lets the cache and the ledger live in one
+file without holding each other up (https://www.sqlite.org/wal.html).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from adapters.sql.db import SQLITE, Params, Row, storable
+from domain.errors import ApiError, Unavailable
+
+BUSY_TIMEOUT = 5.0
+
+T = TypeVar("T")
+
+
+class SqliteThread:
+    """A connection that lives in its own thread; `do` runs a function there, one after the other.
+
+    `synchronous` is FULL for what must survive a power cut, NORMAL for what may lose its last second.
+    """
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        assert synchronous in ("FULL", "NORMAL")
+        self._path = path
+        self._synchronous = synchronous
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._closed = False
+
+    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise Unavailable("The database is closed.")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+
+    async def aclose(self) -> None:
+        """Ends after all that was asked before is done."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            self._connection = self._open()
+        return work(self._connection)
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives its -wal and -shm files the mode of the database, so this is enough for all three.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class SqliteDb:
+    """`Db` on a SQLite file. A transaction keeps all other statements waiting; they are short."""
+
+    dialect = SQLITE
+
+    def __init__(self, path: Path) -> None:
+        self._thread = SqliteThread(path, "FULL")
+        self._statements = _Statements(self._thread)
+        self._turn = asyncio.Lock()
+
+    async def rows(self, sql: str, params: Params | None = None, /) -> list[Row]:
+        async with self._turn:
+            return await self._statements.rows(sql, params)
+
+    async def run(self, sql: str, params: Params | None = None, /) -> int:
+        async with self._turn:
+            return await self._statements.run(sql, params)
+
+    @asynccontextmanager
+    async def transaction(self, *, exclusive: bool = False) -> AsyncIterator[_Statements]:
+        # IMMEDIATE is exclusive enough for both kinds: one writer at a time, other processes included.
+        async with self._turn:
+            try:
+                await self._statements.run("BEGIN IMMEDIATE")
+                yield self._statements
+                await self._statements.run("COMMIT")
+            except BaseException:
+                # Shielded and queued at once: it runs before anything asked later, whoever is cancelled.
+                await asyncio.shield(self._thread.do(_roll_back))
+                raise
+
+    async def ping(self) -> None:
+        await self.rows("SELECT 1 AS well")
+
+    async def aclose(self) -> None:
+        await self._thread.aclose()
+
+
+class _Statements:
+    """The statements of a connection that somebody else has the turn on."""
+
+    def __init__(self, thread: SqliteThread) -> None:
+        self._thread = thread
+
+    async def rows(self, sql: str, params: Params | None = None, /) -> list[Row]:
+        def work(connection: sqlite3.Connection) -> list[Row]:
+            return [dict(row) for row in connection.execute(sql, storable(params)).fetchall()]
+
+        with _failures():
+            return await self._thread.do(work)
+
+    async def run(self, sql: str, params: Params | None = None, /) -> int:
+        with _failures():
+            return await self._thread.do(lambda it: it.execute(sql, storable(params)).rowcount)
+
+    async def script(self, text: str, /) -> None:
+        with _failures():
+            await self._thread.do(lambda it: _run_script(it, text))
+
+
+def _run_script(connection: sqlite3.Connection, text: str) -> None:
+    # Not executescript, which commits before it begins.
+    statement = ""
+    for line in text.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+    assert not statement.strip(), "the last statement lacks its semicolon"
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError) as exc:
+        raise ApiError("The database refused the data.") from exc
+    except (sqlite3.Error, OSError) as exc:
+        raise Unavailable("The database is not available.") from exc

@@ -1,0 +1,235 @@
+"""The composition root: settings in, a house out. The only place that knows every room.
+
+The scheme of a URL, or its absence, picks the adapter, and what it needs is imported only then: the embedded house
+starts without Redis, PostgreSQL or any provider's client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from attrs import define, field
+
+from adapters.entry_codec import EntryCodec
+from adapters.held import HeldGrants
+from adapters.journal.buffer import BufferedJournal
+from adapters.memory.cache import MemoryCache
+from adapters.providers.sandbox import Sandbox
+from adapters.tiered import TieredCache
+from app.desk import Storage
+from app.services.admission import Admission
+from app.services.background import Background
+from app.services.embedding import Embedding
+from app.services.health import Health
+from app.services.listing import Listing
+from app.services.metering import Metering
+from app.services.proxy import Proxy
+from app.web.api import Rooms
+from app.web.front import Front, Limits
+from app.web.routes import application
+from config.catalogue import CatalogueError, read_catalogue, read_plans
+from config.secrets import Secret, SettingError, derive
+from config.settings import Settings
+from domain.models import ANTHROPIC, GROQ, OPENAI, SANDBOX
+from domain.request import Endpoint
+from domain.routing import Catalogue
+from ports.cache import CacheStore
+from ports.health import Pingable
+from ports.providers import Provider
+
+Clock = Callable[[], float]
+Close = Callable[[], Awaitable[None]]
+
+
+@define
+class House:
+    """What `main` runs. `loops` never end by themselves; `closers` run at the end, in order."""
+
+    front: Front
+    health: Health
+    journal: BufferedJournal
+    background: Background
+    loops: list[Callable[[], Coroutine[Any, Any, None]]]
+    closers: list[Close]
+    _tasks: list[asyncio.Task[None]] = field(factory=list)
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(work()) for work in self.loops]
+
+    async def close(self) -> None:
+        """What was measured reaches the ledger before anything it needs is taken away."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1)
+        await self.journal.drain(5.0)
+        await self.background.drain(2.0)
+        for close in self.closers:
+            with suppress(Exception):
+                await close()
+
+
+def build(settings: Settings, storage: Storage, public_url: str) -> House:
+    """Raises SettingError. Opens nothing and waits for nothing: every connection is made when it is needed."""
+    clock: Clock = time.time
+    monotonic: Clock = time.monotonic
+    master = settings.master_secret()
+    catalogue = _catalogue(settings)
+    cache_secret = derive(master, "cache-key")
+    cache, redis, close_cache = _cache(settings, derive(master, "cache-mac"), clock)
+    makers, close_providers = _providers(settings, clock)
+    held = HeldGrants(
+        storage.keys, clock, monotonic, fresh=settings.keys.fresh, stale=settings.keys.stale
+    )
+    journal = BufferedJournal(storage.usage_log)
+    metering = Metering(journal, clock, monotonic, catalogue.version)
+    background = Background()
+    admission = Admission(held, derive(master, "key-hash"))
+    listing = Listing({name: maker for name, maker in makers.items() if name != SANDBOX}, catalogue)
+    health = Health(
+        {"redis": redis, "supabase": None if settings.embedded else storage.db}, release(), clock
+    )
+    proxy = Proxy(
+        admission=admission,
+        cache=cache,
+        providers=makers,
+        catalogue=catalogue,
+        metering=metering,
+        embedding=Embedding(cache, metering, background, clock, monotonic, cache_secret),
+        background=background,
+        clock=clock,
+        monotonic=monotonic,
+        cache_secret=cache_secret,
+        ttls=_ttls(settings),
+        entry_bytes=settings.cache.entry_bytes,
+        most_in_flight=settings.listening.max_in_flight,
+    )
+    rooms = Rooms(admission, listing, health, clock, release())
+    handlers = application(rooms, public_url=public_url)
+    front = Front(proxy, handlers, _limits(settings), clock, monotonic)
+    handlers.settings["front"] = front
+    return House(
+        front=front,
+        health=health,
+        journal=journal,
+        background=background,
+        loops=[held.watch, listing.keep_fresh, health.watch, journal.run],
+        closers=[held.aclose, close_providers, close_cache],
+    )
+
+
+def release() -> str:
+    try:
+        return version("watchllm")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    try:
+        read_plans(settings.config_dir)
+        return read_catalogue(settings.config_dir)
+    except CatalogueError as exc:
+        raise SettingError("WATCHLLM_CONFIG_DIR", str(exc)) from exc
+
+
+def _cache(
+    settings: Settings, mac_key: bytes, clock: Clock
+) -> tuple[CacheStore, Pingable | None, Close]:
+    """Memory in front of Redis, or of a SQLite file that outlives the process."""
+    near = MemoryCache(clock, settings.cache.memory_bytes)
+    codec = EntryCodec(mac_key)
+    if settings.redis.url is None:
+        from adapters.sql.cache import SqliteCache
+
+        file = SqliteCache(
+            settings.data_dir / "cache.db",
+            clock,
+            settings.cache.disk_bytes,
+            codec.encode,
+            codec.decode,
+        )
+        return TieredCache(near, file, clock), None, file.aclose
+    from adapters.redis.cache import RedisCache
+    from adapters.redis.cluster import open_link
+
+    try:
+        link = open_link(
+            settings.redis.url.reveal(),
+            connect_timeout=settings.redis.connect_timeout,
+            command_timeout=settings.redis.timeout,
+        )
+    except ValueError as exc:
+        raise SettingError("REDIS_URL", "is not a Redis URL") from exc
+    return TieredCache(near, RedisCache(link, codec, clock), clock), link, link.aclose
+
+
+def _providers(settings: Settings, clock: Clock) -> tuple[dict[str, Provider], Close]:
+    """The configured providers, all over one session; each key goes with its origin."""
+    makers: dict[str, Provider] = {SANDBOX: Sandbox(clock)}
+    keys = (settings.openai.api_key, settings.anthropic.api_key, settings.groq.api_key)
+    if not any(keys):
+        return makers, _nothing
+    from adapters.providers.upstream import Deadlines, Origin, Upstream
+
+    given = settings.upstream
+    upstream = Upstream(
+        Deadlines(
+            given.connect_timeout, given.first_byte_timeout, given.idle_timeout, given.total_timeout
+        ),
+        given.max_answer_bytes,
+    )
+    patience = given.stream_first_byte_timeout
+    if settings.openai.api_key is not None:
+        from adapters.providers.openai import OpenAI
+
+        origin = Origin(OPENAI, settings.openai.base_url, _bearer(settings.openai.api_key))
+        makers[OPENAI] = OpenAI(upstream, origin, stream_first_byte=patience)
+    if settings.anthropic.api_key is not None:
+        from adapters.providers.anthropic import Anthropic
+
+        secret = {"x-api-key": settings.anthropic.api_key.reveal()}
+        origin = Origin(ANTHROPIC, settings.anthropic.base_url, secret)
+        makers[ANTHROPIC] = Anthropic(upstream, origin, clock, stream_first_byte=patience)
+    if settings.groq.api_key is not None:
+        from adapters.providers import groq
+        from adapters.providers.openai import OpenAI
+
+        origin = Origin(GROQ, settings.groq.base_url, _bearer(settings.groq.api_key))
+        makers[GROQ] = OpenAI(
+            upstream,
+            origin,
+            root=groq.ROOT,
+            prepare=groq.prepare_groq,
+            usage_of=groq.groq_usage,
+            stream_first_byte=patience,
+        )
+    return makers, upstream.aclose
+
+
+def _bearer(key: Secret) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key.reveal()}"}
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _ttls(settings: Settings) -> dict[Endpoint, int]:
+    completions = int(settings.cache.ttl_completions)
+    return {
+        Endpoint.CHAT: completions,
+        Endpoint.COMPLETIONS: completions,
+        Endpoint.EMBEDDINGS: int(settings.cache.ttl_embeddings),
+    }
+
+
+def _limits(settings: Settings) -> Limits:
+    given = settings.listening
+    return Limits(given.max_body_bytes, given.heartbeat, given.write_timeout)

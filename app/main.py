@@ -1,0 +1,236 @@
+"""Running the house: listen, serve, and on a signal let what is under way end before leaving.
+
+One process serves one core. With several, each has a listening socket of its own, so that the kernel spreads the
+connections; the parent only starts them, starts again what dies, and passes signals on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tornado.netutil import bind_sockets
+
+from app.build import House, build
+from app.desk import Storage, greeting, key_ring, missing_steps, open_storage, project_book
+from app.services.projects import first_start
+from app.web.server import Server, sweep
+from config.secrets import SettingError
+from config.settings import Settings
+from domain.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("domain", "ports", "adapters", "app", "config")
+UNBOUNDED = 1 << 60
+"""Tornado's own body bound would close without a word; the front door has a better one."""
+HEADER_BYTES = 64 << 10
+RESTART_PAUSE = 1.0
+
+
+def run(settings: Settings) -> int:
+    """Serves until a signal comes; gives the exit code. Raises SettingError for what cannot be served."""
+    check_one_home()
+    sockets = _listen(settings)
+    if settings.listening.processes > 1:
+        return _supervise(settings, sockets)
+    return _run_one(settings, sockets, greet=True)
+
+
+def check_one_home() -> None:
+    """The five packages have plain names: one of somebody else's in front of ours must not run unnoticed."""
+    homes = {}
+    for name in PACKAGES:
+        file = importlib.import_module(name).__file__
+        assert file is not None
+        homes[name] = Path(file).resolve().parent.parent
+    strangers = [name for name in PACKAGES if homes[name] != homes["app"]]
+    if strangers:
+        raise SettingError(
+            "PYTHONPATH",
+            f"another package named {strangers[0]} hides WatchLLM's own; install it in an environment of its own",
+        )
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    given = settings.listening
+    try:
+        return bind_sockets(
+            given.port, given.host, backlog=1024, reuse_port=given.processes > 1
+        )
+    except OSError as exc:
+        raise SettingError(
+            "WATCHLLM_PORT", f"cannot listen on {given.host}:{given.port}: {exc.strerror}"
+        ) from exc
+
+
+def _run_one(settings: Settings, sockets: Sequence[socket.socket], *, greet: bool) -> int:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        loop = runner.get_loop()
+        if sys.version_info >= (3, 12):
+            # A call that never has to wait then ends inside the turn that began it.
+            loop.set_task_factory(asyncio.eager_task_factory)
+        return runner.run(_serve(settings, sockets, greet=greet))
+
+
+def _loop_factory() -> object:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet: bool) -> int:
+    port = sockets[0].getsockname()[1]
+    storage = open_storage(settings)
+    root = settings.public_root(port)
+    await _prepare(settings, storage, root, greet=greet)
+    house = build(settings, storage, root)
+    stopped = _stop_event()
+    server = Server(
+        house.front,
+        most=settings.listening.max_connections,
+        most_per_address=settings.listening.max_connections_per_ip,
+        idle_connection_timeout=settings.listening.idle_timeout,
+        body_timeout=settings.listening.body_timeout,
+        max_body_size=UNBOUNDED,
+        max_header_size=HEADER_BYTES,
+    )
+    house.start()
+    sweeper = asyncio.get_running_loop().create_task(sweep(house.front))
+    server.add_sockets(sockets)
+    log.info("listening", extra={"address": f"{settings.listening.host}:{port}"})
+    try:
+        await stopped.wait()
+        stopped.clear()
+        await _drain(house, server, settings.listening.drain_grace, stopped)
+    finally:
+        sweeper.cancel()
+        await house.close()
+        await storage.aclose()
+    log.info("stopped")
+    return 0
+
+
+async def _prepare(settings: Settings, storage: Storage, root: str, *, greet: bool) -> None:
+    """The embedded database is made ready and greets a newcomer; a server's schema is the operator's to migrate."""
+    if not settings.embedded:
+        with contextlib.suppress(ApiError):
+            if await missing_steps(storage.db):
+                log.error("the database lacks the current schema: run `watchllm migrate`")
+        return
+    await storage.migrate()
+    if not greet:
+        return
+    first = await first_start(project_book(storage), key_ring(settings, storage))
+    if first is not None:
+        print(greeting(first, root), flush=True)  # noqa: T201  the one time these keys are shown
+
+
+def _stop_event() -> asyncio.Event:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopped.set)
+    return stopped
+
+
+async def _drain(house: House, server: Server, grace: float, again: asyncio.Event) -> None:
+    """No new work, what runs may end; after the grace it is told to, and a second signal waits for nothing."""
+    log.info("draining", extra={"running": len(house.front.running)})
+    house.health.draining = house.front.draining = True
+    server.stop()
+    server.conn_params.no_keep_alive = True
+    house.front.close_waiting()
+    ends_at = time.monotonic() + grace
+    while house.front.running and time.monotonic() < ends_at and not again.is_set():
+        await asyncio.sleep(0.02)
+    for exchange in list(house.front.running):
+        exchange.cut()
+    # What was just written to the last of them leaves before the process does.
+    until = time.monotonic() + 1
+    while server.busy() and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await server.close_all_connections()
+
+
+# --- several processes ------------------------------------------------------------------------------
+
+
+def _supervise(settings: Settings, sockets: Sequence[socket.socket]) -> int:
+    """Forks the workers, which listen for themselves; the parent keeps the port but takes no connection."""
+    address = [(one.family, one.getsockname()) for one in sockets]
+    if settings.embedded:
+        asyncio.run(_prepare_once(settings, address[0][1][1]))
+    for one in sockets:
+        one.close()
+    workers: dict[int, float] = {}
+    stopping = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal stopping
+        stopping = True
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, number)
+
+    def start() -> None:
+        worker = os.fork()
+        if worker == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            code = 1
+            try:
+                code = _run_one(settings, [_own_socket(*one) for one in address], greet=False)
+            except Exception:
+                log.exception("a worker could not start")
+            finally:
+                os._exit(code)
+        workers[worker] = time.monotonic()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for _ in range(settings.listening.processes):
+        start()
+    while workers:
+        worker, status = os.wait()
+        began = workers.pop(worker, 0.0)
+        if stopping:
+            continue
+        log.error("a worker ended and is started again", extra={"status": status})
+        if time.monotonic() - began < RESTART_PAUSE:
+            time.sleep(RESTART_PAUSE)
+        start()
+    return 0
+
+
+async def _prepare_once(settings: Settings, port: int) -> None:
+    storage = open_storage(settings)
+    try:
+        await _prepare(settings, storage, settings.public_root(port), greet=True)
+    finally:
+        await storage.aclose()
+
+
+def _own_socket(family: int, address: tuple[str, int]) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    one.setblocking(False)
+    one.bind(address)
+    one.listen(1024)
+    return one

@@ -1,0 +1,1 @@
+"""Use cases: what is asked of which port in which order. They know ports and domain, no library and no socket."""

@@ -1,0 +1,42 @@
+"""Work that outlives its request: owned, bounded, reported when it crashes, drained at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """Keeps every task it is given. Over `limit` at once, a new one is refused and closed unstarted."""
+
+    def __init__(self, limit: int = 1_000) -> None:
+        self._limit = limit
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def own(self, work: Coroutine[Any, Any, Any]) -> bool:
+        if len(self._tasks) >= self._limit:
+            work.close()
+            return False
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return True
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("background work crashed", exc_info=task.exception())
+
+    async def drain(self, timeout: float) -> None:
+        """Waits for what is under way, then cancels what is left."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1)

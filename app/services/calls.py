@@ -1,0 +1,42 @@
+"""What the web hands to the use cases, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from domain.headers import Headers
+from domain.request import Endpoint
+from domain.value import value
+
+JSON = "application/json"
+EVENTS = "text/event-stream; charset=utf-8"
+
+
+@value
+class Call:
+    """One POST to the proxy, as it came: `bearer` is the presented key, `began` monotonic seconds."""
+
+    id: str
+    endpoint: Endpoint
+    bearer: str
+    cache_control: str
+    cache_ttl: str
+    raw: bytes
+    began: float
+
+
+@value
+class Answer:
+    """A whole answer, to be written in one go."""
+
+    headers: Headers
+    body: bytes
+    content_type: str = JSON
+
+
+@value
+class StreamAnswer:
+    """An answer that is still being made. The frames raise ApiError; before the first one it is a plain error."""
+
+    headers: Headers
+    frames: AsyncGenerator[bytes, None]

@@ -1,0 +1,66 @@
+"""Whether the house is well: asked in the background once a second, told at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from attrs import define, field
+
+from domain.answer import Document
+from ports.health import Pingable
+
+EVERY = 1.0
+DEADLINE = 2.0
+FAILURES = 2
+"""A dependency is down when it failed this often in a row; one slow answer is not an outage."""
+
+
+@define
+class Health:
+    """`dependencies` maps the API document's names (redis, supabase) to what can be pinged, or None when embedded."""
+
+    dependencies: Mapping[str, Pingable | None]
+    version: str
+    clock: Callable[[], float]
+    draining: bool = False
+    _failures: dict[str, int] = field(factory=dict)
+
+    async def watch(self) -> None:
+        """Runs for ever."""
+        while True:
+            await asyncio.gather(*[self._ask(name) for name in self.dependencies])
+            await asyncio.sleep(EVERY)
+
+    async def _ask(self, name: str) -> None:
+        dependency = self.dependencies[name]
+        if dependency is None:
+            return
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await dependency.ping()
+        except Exception:  # noqa: BLE001  whatever a dependency raises, it is not up
+            self._failures[name] = self._failures.get(name, 0) + 1
+        else:
+            self._failures[name] = 0
+
+    def _state(self, name: str) -> str:
+        if self.dependencies[name] is None:
+            return "embedded"
+        return "down" if self._failures.get(name, 0) >= FAILURES else "up"
+
+    @property
+    def serving(self) -> bool:
+        return not self.draining
+
+    def report(self) -> Document:
+        states = {name: self._state(name) for name in self.dependencies}
+        status = "degraded" if "down" in states.values() else "ok"
+        return {
+            "status": status if self.serving else "down",
+            "service": "watchllm",
+            "version": self.version,
+            "timestamp": datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="milliseconds"),
+            "dependencies": {name: {"status": state} for name, state in states.items()},
+        }

@@ -1,0 +1,117 @@
+"""One ledger row per request: begun when the caller is known, opened before a provider is called, closed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define
+
+from domain.answer import CacheEntry
+from domain.errors import ApiError
+from domain.models import Route
+from domain.pricing import cost_of
+from domain.project import Grant
+from domain.request import Endpoint, ProxyRequest
+from domain.usage import Usage, UsageRecord
+from ports.storage import Journal
+
+HIT, MISS, DENIED, FAILED, CLIENT_GONE = "hit", "miss", "denied", "failed", "client_gone"
+
+NOTHING = Usage()
+
+
+@define
+class Line:
+    """A row in the making. Times are monotonic seconds; `cost` and `avoided` picodollars, None where unknown."""
+
+    id: str
+    grant: Grant
+    endpoint: Endpoint
+    began: float
+    at: float
+    asked: str = ""
+    answered: str = ""
+    provider: str = ""
+    streamed: bool = False
+    outcome: str = FAILED
+    status: int = 500
+    usage: Usage = NOTHING
+    cost: int | None = 0
+    avoided: int | None = 0
+    reason: str = ""
+    first_byte: float | None = None
+    dispatched: bool = False
+    closed: bool = False
+
+    def ask(self, request: ProxyRequest, route: Route) -> None:
+        self.asked = request.model
+        self.provider = route.provider
+        self.answered = route.model
+        self.streamed = request.stream
+
+    def hit(self, entry: CacheEntry) -> None:
+        self.outcome, self.status, self.reason = HIT, 200, "exact"
+        self.provider, self.answered = entry.provider, entry.model
+        self.usage, self.avoided = entry.usage, entry.cost
+
+    def paid(self, usage: Usage, route: Route, service_tier: str | None) -> int | None:
+        """What the provider charges for `usage`; None when no price is known."""
+        self.usage = usage
+        self.cost = None if route.price is None else cost_of(usage, route.price, service_tier)
+        return self.cost
+
+    def refused(self, error: ApiError) -> None:
+        """Denied is what no provider ever saw; failed is what one may have charged for."""
+        self.outcome = FAILED if self.dispatched else DENIED
+        self.status = error.status
+        self.reason = error.code or error.type
+
+
+@define
+class Metering:
+    """`clock` is wall-clock seconds, `monotonic` measures."""
+
+    journal: Journal
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+    price_version: str
+
+    def line(self, call_id: str, grant: Grant, endpoint: Endpoint, began: float) -> Line:
+        return Line(call_id, grant, endpoint, began, self.clock())
+
+    def open(self, line: Line) -> None:
+        """Before the provider is called. Raises Unavailable when the row could not be kept."""
+        self.journal.open(self._record(line))
+        line.dispatched = True
+
+    def close(self, line: Line) -> None:
+        """Before the last byte leaves; the second time does nothing."""
+        if line.closed:
+            return
+        line.closed = True
+        self.journal.close(self._record(line))
+
+    def _record(self, line: Line) -> UsageRecord:
+        now = self.monotonic()
+        first = now if line.first_byte is None else line.first_byte
+        return UsageRecord(
+            line.id,
+            line.grant.project,
+            line.grant.key,
+            line.grant.kind,
+            line.at,
+            line.endpoint.value,
+            line.asked,
+            line.answered,
+            line.provider,
+            line.streamed,
+            line.outcome,
+            line.status,
+            line.usage,
+            line.cost,
+            line.avoided,
+            self.price_version,
+            (first - line.began) * 1000,
+            (now - line.began) * 1000,
+            line.reason,
+        )

@@ -1,0 +1,60 @@
+"""How the command line prints: one JSON document, or plain columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from app.services.keys import FreshKey, ends_at, is_live
+from domain.project import ApiKey, Project
+
+
+def project_row(project: Project) -> dict[str, Any]:
+    return {"id": project.id, "name": project.name, "plan": project.plan}
+
+
+def key_row(key: ApiKey, now: float) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "project": key.project,
+        "kind": key.kind,
+        "name": key.name,
+        "hint": key.hint,
+        "state": "live" if is_live(key, now) else "ended",
+        "created_at": moment(key.created_at),
+        "ends_at": moment(ends_at(key)),
+    }
+
+
+def moment(at: float | None) -> str | None:
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def fresh_key(fresh: FreshKey, as_json: bool) -> None:
+    if as_json:
+        return document(
+            {"id": fresh.id, "key": fresh.key, "kind": fresh.kind, "project": fresh.project}
+        )
+    # The key alone on stdout, so that a script can take it.
+    click.echo(f"The key {fresh.id} is shown this once:", err=True)
+    click.echo(fresh.key)
+
+
+def rows(found: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        return document(found)
+    table = [tuple(columns), *(tuple(str(row[one] or "-") for one in columns) for row in found)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        words = (word.ljust(width) for word, width in zip(line, widths, strict=True))
+        click.echo("  ".join(words).rstrip())
+
+
+def document(what: object) -> None:
+    click.echo(json.dumps(what, indent=2))

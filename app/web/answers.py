@@ -1,0 +1,83 @@
+"""Writing answers and errors on a connection of Tornado's, without a RequestHandler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from http.client import responses
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders, ResponseStartLine
+
+from app.services.calls import JSON
+from domain.errors import ApiError
+
+
+class Date:
+    """The Date header (RFC 9110, 6.6.1), made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def __call__(self) -> str:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._text = second, formatdate(second, usegmt=True)
+        return self._text
+
+
+_date = Date()
+
+
+def head(
+    connection: HTTP1Connection,
+    status: int,
+    headers: Mapping[str, str],
+    content_type: str,
+    request_id: str,
+    length: int | None,
+    chunk: bytes,
+    closing: bool,
+) -> None:
+    """Writes the status line, the headers and the first bytes in one go."""
+    found = HTTPHeaders()
+    for name, item in headers.items():
+        found[name] = item
+    found["Content-Type"] = content_type
+    found["Date"] = _date()
+    found["X-Request-Id"] = request_id
+    if length is None:
+        found["Cache-Control"] = "no-store"
+        # nginx holds streams back unless it is told not to.
+        found["X-Accel-Buffering"] = "no"
+    else:
+        found["Content-Length"] = str(length)
+    if closing:
+        found["Connection"] = "close"
+    connection.write_headers(
+        ResponseStartLine("HTTP/1.1", status, responses.get(status, "Unknown")), found, chunk
+    )
+
+
+def whole(
+    connection: HTTP1Connection,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    content_type: str,
+    request_id: str,
+    closing: bool,
+) -> None:
+    head(connection, status, headers, content_type, request_id, len(body), body, closing)
+    connection.finish()
+
+
+def error(connection: HTTP1Connection, failed: ApiError, request_id: str, closing: bool) -> None:
+    whole(connection, failed.status, failed.headers(), failed.body(), JSON, request_id, closing)
+
+
+def error_event(failed: ApiError) -> bytes:
+    """A fault after the head has left: the SDKs raise on it, and no `[DONE]` follows."""
+    return b"event: error\ndata: " + failed.body() + b"\n\n"

@@ -1,0 +1,60 @@
+"""The x-WatchLLM-* family and the x-ratelimit-* triple, one function per outcome.
+
+Values come from here, from numbers and from fixed words, never from a caller's or a provider's text, so that
+nothing can break out of a header.
+"""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+from domain.pricing import dollars
+from domain.usage import Usage
+
+Headers = dict[str, str]
+
+_UNSAFE = re.compile(r"[^ -~]")
+
+
+def for_hit(provider: str, tokens_saved: int, elapsed_ms: float, reason: str = "exact") -> Headers:
+    return {
+        "x-WatchLLM-cached": "HIT",
+        "x-WatchLLM-cost-usd": "0",
+        "x-WatchLLM-cost-basis": "exact",
+        "x-WatchLLM-latency-ms": f"{elapsed_ms:.2f}",
+        "x-WatchLLM-provider": provider,
+        "x-WatchLLM-tokens-saved": str(tokens_saved),
+        "x-WatchLLM-cache-reason": reason,
+    }
+
+
+def for_miss(
+    provider: str, cost: int | None, elapsed_ms: float, reason: str, *, basis: str = "exact"
+) -> Headers:
+    """`cost` is picodollars; an unknown price leaves the cost out rather than guess (`basis` goes with it)."""
+    found = {
+        "x-WatchLLM-cached": "MISS",
+        "x-WatchLLM-latency-ms": f"{elapsed_ms:.2f}",
+        "x-WatchLLM-provider": provider,
+        "x-WatchLLM-tokens-saved": "0",
+        "x-WatchLLM-cache-reason": _UNSAFE.sub("?", reason)[:120] or "stored",
+    }
+    if cost is not None:
+        found["x-WatchLLM-cost-usd"] = dollars(cost)
+        found["x-WatchLLM-cost-basis"] = basis
+    return found
+
+
+def closing_comment(cost: int | None, elapsed_ms: float, usage: Usage) -> bytes:
+    """The last line of a streamed miss: the exact figures, in a comment that every client skips."""
+    figures: dict[str, object] = {
+        "latency_ms": round(elapsed_ms),
+        "tokens": {"prompt": usage.prompt, "completion": usage.completion},
+    }
+    if cost is not None:
+        figures = {"cost_usd": dollars(cost), **figures}
+    if usage.estimated:
+        figures["estimated"] = True
+    return b": x-watchllm " + orjson.dumps(figures) + b"\n\n"

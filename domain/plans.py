@@ -1,0 +1,16 @@
+"""What a plan allows. The numbers live in `config/plans.toml`; counting is `domain.rates`' work."""
+
+from __future__ import annotations
+
+from domain.value import value
+
+
+@value
+class Plan:
+    """A plan's limits; 0 means no limit. The price is whole dollars."""
+
+    name: str
+    requests_per_minute: int
+    requests_per_month: int
+    concurrent_requests: int
+    price_usd_per_month: int

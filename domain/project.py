@@ -1,0 +1,49 @@
+"""Who asks: projects, their keys, and what a key grants."""
+
+from __future__ import annotations
+
+from domain.value import value
+
+PROJECT = "project"
+TEST = "test"
+KINDS = (PROJECT, TEST)
+
+
+@value
+class Project:
+    """A customer's unit of keys, plan, cache and bill. Times are wall-clock seconds since the epoch."""
+
+    id: str
+    name: str
+    plan: str
+    cache_epoch: int
+    created_at: float
+
+
+@value
+class ApiKey:
+    """A key as it may be shown: `hint` is its prefix and last four characters, never the key itself."""
+
+    id: str
+    project: str
+    kind: str
+    name: str
+    hint: str
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
+@value
+class Grant:
+    """What a presented key allows. `cache_epoch` is part of every cache key, so a purge is one number.
+
+    `ends_at` is the earlier of expiry and the end of a rotation's grace.
+    """
+
+    project: str
+    key: str
+    kind: str
+    plan: str
+    cache_epoch: int
+    ends_at: float | None

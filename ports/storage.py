@@ -1,0 +1,84 @@
+"""What is kept for good: projects, keys and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from domain.project import ApiKey, Grant, Project
+from domain.usage import UsageRecord, UsageTotal
+
+
+class Grants(Protocol):
+    """Who a presented key is, read on the road of a request.
+
+    Raises `Unavailable` when it cannot know; never guesses in either direction.
+    """
+
+    async def grant(self, digest: bytes, /) -> Grant | None:
+        """The live grant of the key with this digest; None for unknown, revoked and ended ones."""
+
+    async def sequence(self) -> int:
+        """A number that grows whenever any grant may have changed: a key, a plan, a cache epoch."""
+
+
+class KnownGrants(Protocol):
+    """Grants kept in this process for a while, so that a request waits for no database."""
+
+    def peek(self, digest: bytes, /) -> Grant | None:
+        """A live grant that may be used without asking; never waits."""
+
+    async def grant(self, digest: bytes, /) -> Grant | None:
+        """As `Grants.grant`, from memory where its staleness rules allow."""
+
+
+class Projects(Protocol):
+    """Projects and their keys, for the command line and the pages."""
+
+    async def add(self, project: Project, /) -> bool:
+        """False if the name is taken."""
+
+    async def find(self, id_or_name: str, /) -> Project | None: ...
+
+    async def all(self) -> Sequence[Project]: ...
+
+    async def set_plan(self, project: str, plan: str, /) -> None: ...
+
+    async def purge_cache(self, project: str, /) -> int:
+        """Moves the project's cache epoch on by one and returns it."""
+
+
+class Keys(Protocol):
+    """A project's keys. Only digests are stored; a key cannot be read back."""
+
+    async def add(self, key: ApiKey, digest: bytes, /) -> None: ...
+
+    async def of(self, project: str, /) -> Sequence[ApiKey]:
+        """Oldest first, ended ones included."""
+
+    async def find(self, key: str, /) -> ApiKey | None: ...
+
+    async def end(self, key: str, /, at: float) -> bool:
+        """The key stops at `at` (wall-clock seconds), or earlier if it already was to. False if there is no such key."""
+
+
+class UsageLog(Protocol):
+    """The ledger. Appending the same record twice counts once (each carries its id)."""
+
+    async def append(self, records: Sequence[UsageRecord], /) -> None: ...
+
+    async def totals(self, project: str, /, since: float, until: float) -> Sequence[UsageTotal]:
+        """Per UTC day, provider and model, ordered so; `since` inclusive, `until` exclusive, wall-clock seconds."""
+
+
+class Journal(Protocol):
+    """Usage on its way to the ledger. Full means refuse, never drop."""
+
+    def open(self, record: UsageRecord, /) -> None:
+        """Called before the provider is. Raises `Unavailable` when nothing more can be kept."""
+
+    def close(self, record: UsageRecord, /) -> None:
+        """Called before the last byte of the answer leaves. Never raises."""
+
+    async def drain(self, timeout: float, /) -> None:
+        """Brings what is kept to the ledger, for at most `timeout` seconds."""
