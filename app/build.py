@@ -91,7 +91,9 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     metering = Metering(journal, clock, monotonic, catalogue.version)
     background = Background()
     admission = Admission(held, derive(master, "key-hash"))
-    listing = Listing({name: maker for name, maker in makers.items() if name != SANDBOX}, catalogue)
+    listing = Listing(
+        {name: maker for name, maker in makers.items() if name != SANDBOX}, catalogue
+    )
     health = Health(
         {"redis": redis, "supabase": None if settings.embedded else storage.db}, release(), clock
     )
@@ -181,7 +183,10 @@ def _providers(settings: Settings, clock: Clock) -> tuple[dict[str, Provider], C
     given = settings.upstream
     upstream = Upstream(
         Deadlines(
-            given.connect_timeout, given.first_byte_timeout, given.idle_timeout, given.total_timeout
+            given.connect_timeout,
+            given.first_byte_timeout,
+            given.idle_timeout,
+            given.total_timeout,
         ),
         given.max_answer_bytes,
     )

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tornado.netutil import bind_sockets
@@ -64,9 +64,7 @@ def check_one_home() -> None:
 def _listen(settings: Settings) -> list[socket.socket]:
     given = settings.listening
     try:
-        return bind_sockets(
-            given.port, given.host, backlog=1024, reuse_port=given.processes > 1
-        )
+        return bind_sockets(given.port, given.host, backlog=1024, reuse_port=given.processes > 1)
     except OSError as exc:
         raise SettingError(
             "WATCHLLM_PORT", f"cannot listen on {given.host}:{given.port}: {exc.strerror}"
@@ -82,7 +80,7 @@ def _run_one(settings: Settings, sockets: Sequence[socket.socket], *, greet: boo
         return runner.run(_serve(settings, sockets, greet=greet))
 
 
-def _loop_factory() -> object:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
     except ImportError:

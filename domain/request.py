@@ -56,7 +56,9 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> ProxyRequest:
     if type(model) is not str or not model:
         raise InvalidRequest("You must provide a model parameter.", param="model")
     if not MODEL_NAME.fullmatch(model):
-        raise InvalidRequest("The model name has characters or a length no model has.", param="model")
+        raise InvalidRequest(
+            "The model name has characters or a length no model has.", param="model"
+        )
     _CHECKS[endpoint](body)
     options = body.get("stream_options")
     return ProxyRequest(
@@ -137,7 +139,9 @@ def _check_chat(body: Document) -> None:
         raise InvalidRequest("'messages' must not be empty.", param="messages", code="empty_array")
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequest(
-            f"'messages' may hold {MAX_MESSAGES} at most.", param="messages", code="array_above_max_length"
+            f"'messages' may hold {MAX_MESSAGES} at most.",
+            param="messages",
+            code="array_above_max_length",
         )
     for place, message in enumerate(messages):
         _check_message(place, message)
@@ -209,7 +213,9 @@ def _check_prompts(prompts: list[Any]) -> None:
         return
     if len(prompts) > MAX_PROMPTS:
         raise InvalidRequest(
-            f"'prompt' may hold {MAX_PROMPTS} at most.", param="prompt", code="array_above_max_length"
+            f"'prompt' may hold {MAX_PROMPTS} at most.",
+            param="prompt",
+            code="array_above_max_length",
         )
     if all(type(item) is str for item in prompts) or all(_tokens(item) for item in prompts):
         return
@@ -223,12 +229,16 @@ def _check_embeddings(body: Document) -> None:
     elif type(given) is not str:
         raise _wrong_type("input", "a string, an array of strings, or token arrays")
     elif not given:
-        raise InvalidRequest("'input' must not be an empty string.", param="input", code="invalid_value")
+        raise InvalidRequest(
+            "'input' must not be an empty string.", param="input", code="invalid_value"
+        )
     _integer(body, "dimensions", 1)
     form = body.get("encoding_format")
     if form not in (None, "float", "base64"):
         raise InvalidRequest(
-            "'encoding_format' must be float or base64.", param="encoding_format", code="invalid_value"
+            "'encoding_format' must be float or base64.",
+            param="encoding_format",
+            code="invalid_value",
         )
 
 
@@ -243,7 +253,9 @@ def _check_inputs(inputs: list[Any]) -> None:
         return
     if all(type(item) is str for item in inputs):
         if not all(inputs):
-            raise InvalidRequest("'input' must not hold an empty string.", param="input", code="invalid_value")
+            raise InvalidRequest(
+                "'input' must not hold an empty string.", param="input", code="invalid_value"
+            )
         return
     if all(_tokens(item) for item in inputs):
         return
@@ -271,7 +283,9 @@ def _check_sampling(body: Document) -> None:
     if type(stop) is not list or not all(type(item) is str for item in stop):
         raise _wrong_type("stop", "a string or an array of strings")
     if len(stop) > 4:
-        raise InvalidRequest("'stop' may hold 4 at most.", param="stop", code="array_above_max_length")
+        raise InvalidRequest(
+            "'stop' may hold 4 at most.", param="stop", code="array_above_max_length"
+        )
 
 
 # --- one field ------------------------------------------------------------------------------------
@@ -314,9 +328,13 @@ def _integer(body: Document, field: str, least: int, most: int = 2**53) -> None:
 
 def _bounds(field: str, found: float, least: float, most: float, kind: str) -> None:
     if found < least:
-        raise InvalidRequest(f"'{field}' must be at least {least}.", param=field, code=f"{kind}_below_min_value")
+        raise InvalidRequest(
+            f"'{field}' must be at least {least}.", param=field, code=f"{kind}_below_min_value"
+        )
     if found > most:
-        raise InvalidRequest(f"'{field}' must be at most {most}.", param=field, code=f"{kind}_above_max_value")
+        raise InvalidRequest(
+            f"'{field}' must be at most {most}.", param=field, code=f"{kind}_above_max_value"
+        )
 
 
 def _typed(wanted: type, words: str) -> Callable[[Document, str], None]:
@@ -361,7 +379,5 @@ def prompt_text(body: Document) -> str:
         if type(content) is str:
             found.append(content)
         elif type(content) is list:
-            found.extend(
-                part["text"] for part in content if type(part.get("text")) is str
-            )
+            found.extend(part["text"] for part in content if type(part.get("text")) is str)
     return "\n".join(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +17,9 @@ from adapters.providers.anthropic_dialect import (
     from_message,
     to_messages,
 )
-from adapters.providers.upstream import Origin, Reply, Upstream
-from domain.answer import Completion, Frame
+from adapters.providers.streams import ProviderStream, begin_stream
+from adapters.providers.upstream import Origin, Upstream
+from domain.answer import Completion
 from domain.errors import UpstreamFailed
 from domain.models import ANTHROPIC, ClaudeAbilities, ListedModel, Route
 from domain.request import ProxyRequest
@@ -33,7 +34,12 @@ class Anthropic:
     """`clock` is wall-clock seconds, for `created`."""
 
     def __init__(
-        self, upstream: Upstream, origin: Origin, clock: Callable[[], float], *, stream_first_byte: float = 60.0
+        self,
+        upstream: Upstream,
+        origin: Origin,
+        clock: Callable[[], float],
+        *,
+        stream_first_byte: float = 60.0,
     ) -> None:
         self._upstream = upstream
         self._origin = origin
@@ -62,7 +68,7 @@ class Anthropic:
             raise failure(reply.status, raw, reply.retry_after)
         return from_message(_object(raw), outgoing, int(self._clock()))
 
-    async def open_stream(self, request: ProxyRequest, route: Route) -> AnthropicStream:
+    async def open_stream(self, request: ProxyRequest, route: Route) -> ProviderStream:
         outgoing = self._outgoing(request, route, stream=True)
         reply = await self._upstream.open(
             self._versioned(outgoing.version),
@@ -71,17 +77,12 @@ class Anthropic:
             orjson.dumps(outgoing.payload),
             first_byte=route.first_byte_timeout or self._stream_first_byte,
         )
-        try:
-            if reply.status != 200:
-                raise failure(reply.status, await reply.whole(), reply.retry_after)
-            if reply.content_type != "text/event-stream":
-                raise UpstreamFailed("anthropic did not answer with a stream.")
-            stream = AnthropicStream(reply, MessageStream(outgoing, int(self._clock())))
-            await stream.begin()
-        except BaseException:
-            reply.close()
-            raise
-        return stream
+        return await begin_stream(
+            ANTHROPIC,
+            reply,
+            lambda raw: failure(reply.status, raw, reply.retry_after),
+            MessageStream(outgoing, int(self._clock())),
+        )
 
     async def models(self) -> Sequence[ListedModel]:
         """Every page of the list; what it says of a model's abilities is used from then on."""
@@ -111,41 +112,6 @@ class Anthropic:
         """The session is the upstream's own."""
 
 
-class AnthropicStream:
-    """The Messages event stream as OpenAI frames. Ends well only after `message_stop`."""
-
-    def __init__(self, reply: Reply, translation: MessageStream) -> None:
-        self._reply = reply
-        self._translation = translation
-        self._first: list[Frame] = []
-
-    @property
-    def service_tier(self) -> str | None:
-        return self._translation.service_tier
-
-    async def begin(self) -> None:
-        """Waits for the first event, so that an error in its place can still become a status."""
-        while not self._first and not self._translation.ended:
-            self._first = await self._next()
-
-    async def __aiter__(self) -> AsyncIterator[Sequence[Frame]]:
-        if self._first:
-            yield self._first
-        while not self._translation.ended:
-            frames = await self._next()
-            if frames:
-                yield frames
-
-    async def _next(self) -> list[Frame]:
-        read = await self._reply.read()
-        if not read:
-            self._translation.close()
-        return self._translation.feed(read)
-
-    async def aclose(self) -> None:
-        self._reply.close()
-
-
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(raw)
@@ -162,4 +128,6 @@ def _listed(entry: dict[str, Any]) -> ListedModel:
         seconds = int(datetime.fromisoformat(str(created)).timestamp())
     except ValueError:
         seconds = 0
-    return ListedModel(entry["id"], ANTHROPIC, max(0, seconds), None, abilities_from_listing(entry))
+    return ListedModel(
+        entry["id"], ANTHROPIC, max(0, seconds), None, abilities_from_listing(entry)
+    )

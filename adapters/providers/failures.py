@@ -59,11 +59,15 @@ def event_error(provider: str, error: Any) -> ApiError:
         error = {}
     status = error.get("status") or error.get("code") or error.get("status_code")
     if type(status) is not int or not 400 <= status < 600:
-        status = _TYPE_STATUS.get(str(error.get("type")), 0) or _TYPE_STATUS.get(str(error.get("code")), 502)
+        status = _TYPE_STATUS.get(str(error.get("type")), 0) or _TYPE_STATUS.get(
+            str(error.get("code")), 502
+        )
     return _failure(provider, status, error, None)
 
 
-def _failure(provider: str, status: int, error: dict[str, Any], retry_after: float | None) -> ApiError:
+def _failure(
+    provider: str, status: int, error: dict[str, Any], retry_after: float | None
+) -> ApiError:
     code = _word(error.get("code"))
     message = clean(error.get("message"))
     if status in (401, 402, 403):

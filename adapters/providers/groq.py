@@ -54,7 +54,9 @@ def prepare_groq(request: ProxyRequest, route: Route) -> Document:
 
 def _refused(name: str) -> InvalidRequest:
     return InvalidRequest(
-        f"'{name}' is not supported by this model's provider.", param=name, code="unsupported_parameter"
+        f"'{name}' is not supported by this model's provider.",
+        param=name,
+        code="unsupported_parameter",
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
 from adapters.providers.failures import Failure, event_error, openai_failure
+from adapters.providers.streams import ProviderStream, begin_stream
 from adapters.providers.upstream import Origin, Reply, Upstream
 from domain.answer import Completion, Document, Frame
 from domain.errors import UpstreamFailed
-from domain.models import OPENAI, ListedModel, Route
+from domain.models import ListedModel, Route
 from domain.pricing import openai_usage
 from domain.request import Endpoint, ProxyRequest
 from domain.sse import SSEReader
@@ -67,7 +68,10 @@ class OpenAI:
             self._origin, "POST", path, body, first_byte=route.first_byte_timeout
         ) as reply:
             document = await self._document(reply)
-        if request.endpoint is not Endpoint.EMBEDDINGS and type(document.get("choices")) is not list:
+        if (
+            request.endpoint is not Endpoint.EMBEDDINGS
+            and type(document.get("choices")) is not list
+        ):
             raise UpstreamFailed(f"{self._origin.provider} answered without choices.")
         return Completion(document, self._usage_of(document), _text(document.get("service_tier")))
 
@@ -78,40 +82,45 @@ class OpenAI:
         try:
             document = orjson.loads(raw)
         except orjson.JSONDecodeError as exc:
-            raise UpstreamFailed(f"{self._origin.provider} answered with something that is not JSON.") from exc
+            raise UpstreamFailed(
+                f"{self._origin.provider} answered with something that is not JSON."
+            ) from exc
         if type(document) is not dict:
-            raise UpstreamFailed(f"{self._origin.provider} answered with something that is not an object.")
+            raise UpstreamFailed(
+                f"{self._origin.provider} answered with something that is not an object."
+            )
         error = document.get("error")
         if error:
             raise event_error(self._origin.provider, error)
         return document
 
-    async def open_stream(self, request: ProxyRequest, route: Route) -> OpenAIStream:
-        body = orjson.dumps(self._prepare(request, route))
-        patience = route.first_byte_timeout or self._stream_first_byte
+    async def open_stream(self, request: ProxyRequest, route: Route) -> ProviderStream:
+        name = self._origin.provider
         reply = await self._upstream.open(
-            self._origin, "POST", f"{self._root}/{request.endpoint.value}", body, first_byte=patience
+            self._origin,
+            "POST",
+            f"{self._root}/{request.endpoint.value}",
+            orjson.dumps(self._prepare(request, route)),
+            first_byte=route.first_byte_timeout or self._stream_first_byte,
         )
-        try:
-            if reply.status != 200:
-                raise self._failure(
-                    self._origin.provider, reply.status, await reply.whole(), reply.retry_after
-                )
-            if reply.content_type != "text/event-stream":
-                raise UpstreamFailed(f"{self._origin.provider} did not answer with a stream.")
-            stream = OpenAIStream(self._origin.provider, reply, self._usage_of)
-            await stream.begin()
-        except BaseException:
-            reply.close()
-            raise
-        return stream
+        return await begin_stream(
+            name,
+            reply,
+            lambda raw: self._failure(name, reply.status, raw, reply.retry_after),
+            ChunkReader(name, self._usage_of),
+        )
 
     async def models(self) -> Sequence[ListedModel]:
-        async with self._upstream.send(self._origin, "GET", f"{self._root}/models", first_byte=15) as reply:
+        async with self._upstream.send(
+            self._origin, "GET", f"{self._root}/models", first_byte=15
+        ) as reply:
             document = await self._document(reply)
         return [
             ListedModel(
-                entry["id"], self._origin.provider, _number(entry.get("created")), _text(entry.get("shutdown_date"))
+                entry["id"],
+                self._origin.provider,
+                _number(entry.get("created")),
+                _text(entry.get("shutdown_date")),
             )
             for entry in document.get("data") or ()
             if type(entry) is dict and type(entry.get("id")) is str
@@ -121,42 +130,28 @@ class OpenAI:
         """The session is the upstream's own."""
 
 
-class OpenAIStream:
-    """OpenAI's event stream as frames. Ends well only after `[DONE]`."""
+class ChunkReader:
+    """OpenAI's event stream as frames. Ends well only with `[DONE]`."""
 
-    def __init__(self, provider: str, reply: Reply, usage_of: UsageOf) -> None:
+    def __init__(self, provider: str, usage_of: UsageOf) -> None:
         self._provider = provider
-        self._reply = reply
         self._usage_of = usage_of
         self._reader = SSEReader()
-        self._first: list[Frame] = []
-        self._done = False
+        self.ended = False
         self.service_tier: str | None = None
 
-    async def begin(self) -> None:
-        """Waits for the first event, so that an error in its place can still become a status."""
-        while not self._first and not self._done:
-            self._first = await self._next()
-
-    async def __aiter__(self) -> AsyncIterator[Sequence[Frame]]:
-        if self._first:
-            yield self._first
-        while not self._done:
-            frames = await self._next()
-            if frames:
-                yield frames
-
-    async def _next(self) -> list[Frame]:
-        read = await self._reply.read()
-        if not read:
-            raise UpstreamFailed(f"{self._provider} broke the stream off before its end.")
+    def feed(self, read: bytes) -> list[Frame]:
         frames: list[Frame] = []
         for _, text in self._reader.feed(read):
             if text == b"[DONE]":
-                self._done = True
+                self.ended = True
                 break
             frames.append(self._frame(text))
         return frames
+
+    def close(self) -> None:
+        if not self.ended:
+            raise UpstreamFailed(f"{self._provider} broke the stream off before its end.")
 
     def _frame(self, text: bytes) -> Frame:
         try:
@@ -173,9 +168,6 @@ class OpenAIStream:
         usage = self._usage_of(chunk)
         return Frame(chunk, text if b"\n" not in text else orjson.dumps(chunk), usage)
 
-    async def aclose(self) -> None:
-        self._reply.close()
-
 
 def _text(found: Any) -> str | None:
     return found if type(found) is str else None
@@ -183,6 +175,3 @@ def _text(found: Any) -> str | None:
 
 def _number(found: Any) -> int:
     return found if type(found) is int and found >= 0 else 0
-
-
-__all__ = ["OPENAI", "OpenAI", "OpenAIStream", "prepare", "usage_of"]

@@ -48,7 +48,9 @@ class Origin:
         """`path` is appended to the base, and must stay on its host."""
         found = self.base_url.rstrip("/") + path
         base, target = urlsplit(self.base_url), urlsplit(found)
-        assert (base.scheme, base.netloc) == (target.scheme, target.netloc), "a key left its origin"
+        assert (base.scheme, base.netloc) == (target.scheme, target.netloc), (
+            "a key left its origin"
+        )
         return found
 
 
@@ -56,7 +58,12 @@ class Reply:
     """A provider's answer whose head has arrived. `read` gives the body piece by piece, b"" at its end."""
 
     def __init__(
-        self, origin: Origin, response: aiohttp.ClientResponse, idle: float, ends_at: float, most: int
+        self,
+        origin: Origin,
+        response: aiohttp.ClientResponse,
+        idle: float,
+        ends_at: float,
+        most: int,
     ) -> None:
         self.status = response.status
         self.content_type = response.content_type
@@ -149,10 +156,14 @@ class Upstream:
                 response = await self._request(origin, method, path, body)
         if 300 <= response.status < 400:
             response.close()
-            raise UpstreamFailed(f"{origin.provider} answered with a redirect, which is not followed.")
+            raise UpstreamFailed(
+                f"{origin.provider} answered with a redirect, which is not followed."
+            )
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
-            raise UpstreamFailed(f"{origin.provider} answered in an encoding that was not asked for.")
+            raise UpstreamFailed(
+                f"{origin.provider} answered in an encoding that was not asked for."
+            )
         return Reply(origin, response, self._deadlines.idle, ends_at, self._most)
 
     async def _request(
@@ -213,7 +224,7 @@ async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: ob
     context.trace_request_ctx.reused = True
 
 
-class failures:  # noqa: N801  reads as the sentence it is used in
+class failures:
     """Foreign exceptions stop here: what broke on the wire becomes a domain error."""
 
     def __init__(self, provider: str) -> None:
@@ -222,7 +233,9 @@ class failures:  # noqa: N801  reads as the sentence it is used in
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         if error is None or isinstance(error, ApiError):
             return
         if isinstance(error, TimeoutError):

@@ -49,7 +49,9 @@ class Embedding:
         provider: Provider,
     ) -> Answer:
         if to.provider not in (OPENAI, SANDBOX):
-            raise ModelNotFound(request.model, f"The model '{request.model}' makes no embeddings here.")
+            raise ModelNotFound(
+                request.model, f"The model '{request.model}' makes no embeddings here."
+            )
         given = items(request.body["input"])
         keys = item_keys(self.cache_secret, grant, to, request, given)
         known = await self._known(keys, lookup)

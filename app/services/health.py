@@ -61,6 +61,8 @@ class Health:
             "status": status if self.serving else "down",
             "service": "watchllm",
             "version": self.version,
-            "timestamp": datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="milliseconds"),
+            "timestamp": datetime.fromtimestamp(self.clock(), UTC).isoformat(
+                timespec="milliseconds"
+            ),
             "dependencies": {name: {"status": state} for name, state in states.items()},
         }

@@ -46,7 +46,10 @@ class Listing:
             models = await self.providers[name].models()
         except ApiError as error:
             if name not in self._failing:
-                log.warning("a provider's model list is not to be had", extra={"provider": name, "status": error.status})
+                log.warning(
+                    "a provider's model list is not to be had",
+                    extra={"provider": name, "status": error.status},
+                )
             self._failing.add(name)
             return False
         self._failing.discard(name)
@@ -58,7 +61,9 @@ class Listing:
         return self._fetched.get(provider, {}).get(model)
 
     def all(self, grant: Grant) -> bytes:
-        return orjson.dumps({"object": "list", "data": [_document(model) for model in self._seen_by(grant)]})
+        return orjson.dumps(
+            {"object": "list", "data": [_document(model) for model in self._seen_by(grant)]}
+        )
 
     def one(self, grant: Grant, wanted: str) -> bytes:
         for model in self._seen_by(grant):

@@ -23,7 +23,6 @@ from domain.answer import CacheEntry, CacheKey, Completion, Document
 from domain.cachekey import cache_key, raw_digest
 from domain.cachepolicy import (
     DEFAULT_CONTROLS,
-    Controls,
     Lookup,
     parse_controls,
     plan_lookup,
@@ -333,9 +332,7 @@ class Slot:
 
 def _delivery_only(request: ProxyRequest) -> ProxyRequest:
     """The request without its document, which a recall does not need to hold in memory."""
-    return ProxyRequest(
-        request.endpoint, request.model, request.stream, request.include_usage, {}
-    )
+    return ProxyRequest(request.endpoint, request.model, request.stream, request.include_usage, {})
 
 
 def _estimated(request: ProxyRequest, written: str) -> Usage:

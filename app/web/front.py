@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from attrs import define
 from tornado.http1connection import HTTP1Connection
@@ -41,9 +41,7 @@ from domain.sse import HEARTBEAT
 
 log = logging.getLogger(__name__)
 
-ENDPOINTS = {
-    f"{root}/{endpoint.value}": endpoint for endpoint in Endpoint for root in ("/v1", "")
-}
+ENDPOINTS = {f"{root}/{endpoint.value}": endpoint for endpoint in Endpoint for root in ("/v1", "")}
 MAX_OTHER_BODY = 256 * 1024
 MAX_PATH = 8 * 1024
 DISCARDED = 64 << 20
@@ -167,7 +165,7 @@ class Exchange(HTTPMessageDelegate):
         self._other = self.front.application.start_request(self._server_conn, self.connection)
         self._other.headers_received(start_line, headers)
 
-    def data_received(self, chunk: bytes) -> object:
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._other is not None:
             return self._other.data_received(chunk)
         self._received += len(chunk)
@@ -194,7 +192,7 @@ class Exchange(HTTPMessageDelegate):
         except ApiError as error:
             self._error(error)
             return
-        except Exception:
+        except Exception:  # noqa: BLE001  the last door before a caller: told as a 500, logged whole
             self._crashed()
             return
         if answer is not None:
@@ -247,7 +245,7 @@ class Exchange(HTTPMessageDelegate):
         except asyncio.CancelledError:
             # Only the client's leaving, or the end of a drain, cancels this task; both are told elsewhere.
             pass
-        except Exception:
+        except Exception:  # noqa: BLE001  as in `finish`
             self._crashed()
         finally:
             self.front.running.discard(self)

@@ -41,7 +41,7 @@ class Server(HTTPServer):
             return
         stream.set_nodelay(True)
         # Tornado would turn Nagle on again after each answer, which holds back the chunks of a paced stream.
-        stream.set_nodelay = _kept  # type: ignore[method-assign]
+        stream.set_nodelay = _kept  # type: ignore[method-assign,assignment]
         self._by_address[peer] += 1
         super().handle_stream(stream, address)
 

@@ -542,7 +542,9 @@ async def test_events_that_are_no_objects_are_passed_over() -> None:
     assert replay(raw, outgoing())[1] is None
 
 
-ODD = st.none() | st.integers(-1, 2) | st.sampled_from(["x", "tool_use", "text"]) | st.just([])
+ODD: st.SearchStrategy[Any] = (
+    st.none() | st.integers(-1, 2) | st.sampled_from(["x", "tool_use", "text"]) | st.just([])
+)
 HELD = ODD | st.dictionaries(
     st.sampled_from(["type", "id", "name", "input", "text", "index", "usage", "stop_reason"]),
     ODD,
@@ -557,7 +559,9 @@ NAMES = st.sampled_from([event["type"] for recording in ALL for event in recordi
     place=st.integers(0, 12),
     event=st.fixed_dictionaries(
         {"type": NAMES},
-        optional=dict.fromkeys(("message", "delta", "content_block", "index", "usage", "error"), HELD),
+        optional=dict.fromkeys(
+            ("message", "delta", "content_block", "index", "usage", "error"), HELD
+        ),
     ),
 )
 def test_any_event_is_taken_or_a_failure(
@@ -569,7 +573,8 @@ def test_any_event_is_taken_or_a_failure(
 
     for frame in frames:
         assert frame.chunk == orjson.loads(frame.raw)
-    document = {**message([event], "end_turn"), **event.get("message", {})} if isinstance(event.get("message"), dict) else event  # fmt: skip
+    odd = event.get("message")
+    document = {**message([event], "end_turn"), **(odd if isinstance(odd, dict) else {})}
     try:
         from_message(document, outgoing(), CREATED)
     except UpstreamFailed:

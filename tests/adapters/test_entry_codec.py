@@ -96,7 +96,9 @@ def test_another_secret_cannot_read_it(codec):
     assert None is EntryCodec(b"n" * 32).decode(MINE, codec.encode(MINE, ENTRY))
 
 
-@pytest.mark.parametrize("header", [b"[]", b"null", b"{}", b"[1,2,3,4,5,6,7]", b"[", b"7", b'"' * 9])
+@pytest.mark.parametrize(
+    "header", [b"[]", b"null", b"{}", b"[1,2,3,4,5,6,7]", b"[", b"7", b'"' * 9]
+)
 def test_a_proved_but_strange_header_is_a_miss(codec, header):
     """The MAC says who wrote it, not that it makes sense."""
     message = b"\x01" + len(header).to_bytes(4, "big") + header + b"body"

@@ -191,7 +191,7 @@ async def test_text_is_only_data(log: SqlUsageLog, text: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"cost": 2**64}, {"cost": 10**19}, {"status": None}, {"id": None}, {"model_asked": "\ud800"}],
+    [{"cost": 2**64}, {"status": None}, {"id": None}, {"model_asked": "\ud800"}],
 )
 async def test_a_record_that_never_fits(log: SqlUsageLog, change: dict[str, Any]) -> None:
     """It is told from an outage, refuses its batch as a whole, and does no harm to the next."""

@@ -37,7 +37,8 @@ BUCKETS = (
 
 
 def usage_of(counts: tuple[int, ...]) -> Usage:
-    return Usage(*counts)
+    plain, read, write, write_1h, heard, written, spoken = counts
+    return Usage(plain, read, write, write_1h, heard, written, spoken)
 
 
 def price_of(id: str) -> Price:
@@ -168,7 +169,7 @@ def test_a_hundred_thousand_usages_are_exact() -> None:
         price, rates, long_prompts = chance.choice(priced)
         top = chance.choice((9, 5_000, 120_000, MAX_TOKENS))
         counts = {bucket: chance.randrange(top) for bucket in chance.choices(BUCKETS, k=3)}
-        usage = Usage(*(counts.get(bucket, 0) for bucket in BUCKETS))
+        usage = usage_of(tuple(counts.get(bucket, 0) for bucket in BUCKETS))
         for above, dearer in long_prompts:
             rates = dearer if usage.prompt > above else rates
         exact = sum((rates[bucket] * count for bucket, count in counts.items()), Fraction(0))

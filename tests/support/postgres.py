@@ -65,6 +65,10 @@ class PostgresServer:
         )
 
     @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, "not running"
         return self._process.pid
@@ -215,6 +219,14 @@ def postgres_url() -> Iterator[str]:
         yield server.url
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server, not started, that only the tests of one module know."""
+    server = new_server()
+    yield server
+    server.remove()
 
 
 @pytest.fixture

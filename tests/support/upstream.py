@@ -161,7 +161,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
         self._writable = asyncio.Event()
         self._writable.set()
-        self._gone = asyncio.Event()
+        self.gone = asyncio.Event()
         self._number = 0
 
     # --- asyncio.Protocol
@@ -198,9 +198,9 @@ class _Connection(asyncio.Protocol):
         self._leave()
 
     def _leave(self) -> None:
-        if self._gone.is_set():
+        if self.gone.is_set():
             return
-        self._gone.set()
+        self.gone.set()
         self._writable.set()
         if self.paced is not None:
             self.paced.cancel()
@@ -215,7 +215,9 @@ class _Connection(asyncio.Protocol):
             self._serve()
 
     def _serve(self) -> None:
-        if self.task is not None or self.paced is not None or self._gone.is_set():
+        if self.task is not None or self.paced is not None:
+            return
+        if self.gone.is_set() or self.transport.is_closing():
             return
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:
@@ -228,8 +230,12 @@ class _Connection(asyncio.Protocol):
         upstream.count += 1
         upstream.open += 1
         bench = upstream_bench.script(head, body)
+        if bench is not None and bench.instant:
+            self.transport.write(bench.last)
+            self.finished()
+            return
         if bench is not None:
-            self.paced = bench.start(self.transport, self.finished)
+            self.paced = upstream_bench.Paced(bench, self.transport, self.finished)
             return
         call = _read_call(head, body, self._number)
         if call.path == "/_state":
@@ -246,7 +252,7 @@ class _Connection(asyncio.Protocol):
         try:
             keep = await self._write(call, reply)
         finally:
-            if self._gone.is_set() and not call.done.is_set():
+            if self.gone.is_set() and not call.done.is_set():
                 call.hung_up(asyncio.get_running_loop().time())
             call.done.set()
             if not keep and not self.transport.is_closing():
@@ -257,16 +263,16 @@ class _Connection(asyncio.Protocol):
         """Whether the connection may be used again."""
         self._send(call, reply.head())
         for step in reply.steps:
-            if self._gone.is_set():
+            if self.gone.is_set():
                 return False
             if isinstance(step, bytes):
                 self._send(call, b"%x\r\n%b\r\n" % (len(step), step) if reply.chunked else step)
                 await self._writable.wait()
             elif isinstance(step, Ending):
-                return await self._end(step)
+                return await self._end(call, step)
             elif not await self._wait(step):
                 return False
-        if self._gone.is_set():
+        if self.gone.is_set():
             return False
         if reply.chunked:
             self._send(call, b"0\r\n\r\n")
@@ -280,7 +286,7 @@ class _Connection(asyncio.Protocol):
     async def _wait(self, step: float | asyncio.Event) -> bool:
         """False if the client left meanwhile."""
         loop = asyncio.get_running_loop()
-        gone = loop.create_task(self._gone.wait())
+        gone = loop.create_task(self.gone.wait())
         waits = {gone}
         if isinstance(step, asyncio.Event):
             waits.add(loop.create_task(step.wait()))
@@ -290,15 +296,14 @@ class _Connection(asyncio.Protocol):
         finally:
             for wait in waits:
                 wait.cancel()
-        return not self._gone.is_set()
+        return not self.gone.is_set()
 
-    async def _end(self, ending: Ending) -> bool:
+    async def _end(self, call: Call, ending: Ending) -> bool:
         if ending is Ending.HANG:
-            await self._gone.wait()
+            await self.gone.wait()
         elif ending is Ending.RESET:
-            upstream_faults.reset_on_close(self.transport)
-            self._gone.set()
-            self.transport.abort()
+            call.done.set()
+            upstream_faults.reset(self.transport)
         return False
 
 

@@ -40,12 +40,9 @@ class Script:
     interval: float
     last: bytes
 
-    def start(self, transport: asyncio.Transport, finished: Callable[[], None]) -> Paced | None:
-        """None if the whole answer is out already."""
-        if not self.interval and not self.count:
-            transport.write(self.first + self.last)
-            asyncio.get_running_loop().call_soon(finished)
-        return Paced(self, transport, finished)
+    @property
+    def instant(self) -> bool:
+        return not self.first and not self.interval
 
 
 class Paced:
@@ -100,7 +97,13 @@ def _script(anthropic: bool, streamed: bool, model: str, count: int, interval: i
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         return Script(b"", b"", 0, count * interval / 1000, head % len(body) + body)
     first, piece, last = (_events if anthropic else _chunks)(model, count)
-    return Script(HEAD + _chunked(*first), _chunked(piece), count, interval / 1000, _chunked(*last) + b"0\r\n\r\n")
+    return Script(
+        HEAD + _chunked(*first),
+        _chunked(piece),
+        count,
+        interval / 1000,
+        _chunked(*last) + b"0\r\n\r\n",
+    )
 
 
 def _chunked(*events: bytes) -> bytes:
@@ -130,7 +133,12 @@ def _usage(count: int) -> dict[str, int]:
 
 
 def _chunks(model: str, count: int) -> tuple[list[bytes], bytes, list[bytes]]:
-    head = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": CREATED, "model": model}
+    head = {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion.chunk",
+        "created": CREATED,
+        "model": model,
+    }
 
     def chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

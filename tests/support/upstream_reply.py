@@ -47,14 +47,21 @@ class Reply:
         return cls.text(status, orjson.dumps(document), "application/json", headers)
 
     @classmethod
-    def text(cls, status: int, body: bytes, kind: str = "text/plain", headers: Headers = ()) -> Self:
+    def text(
+        cls, status: int, body: bytes, kind: str = "text/plain", headers: Headers = ()
+    ) -> Self:
         head = (("content-type", kind), ("content-length", str(len(body))), *headers)
         return cls(status, head, (body,))
 
     @classmethod
     def sse(cls, steps: Iterable[Step], headers: Headers = ()) -> Self:
         """Events as raw bytes, with waits between them as one likes."""
-        return cls(200, (("content-type", "text/event-stream; charset=utf-8"), *headers), steps, chunked=True)
+        return cls(
+            200,
+            (("content-type", "text/event-stream; charset=utf-8"), *headers),
+            steps,
+            chunked=True,
+        )
 
     @classmethod
     def raw(cls, steps: Iterable[Step]) -> Self:
@@ -69,7 +76,9 @@ class Reply:
     @property
     def reusable(self) -> bool:
         """Whether the client can tell where this answer ends."""
-        return bool(self.status) and (self.chunked or any(name == "content-length" for name, _ in self.headers))
+        return bool(self.status) and (
+            self.chunked or any(name == "content-length" for name, _ in self.headers)
+        )
 
     def head(self) -> bytes:
         if not self.status:
