@@ -7,9 +7,11 @@ starts without Redis, PostgreSQL or any provider's client.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,6 +34,7 @@ from app.services.proxy import Proxy
 from app.web.api import Rooms
 from app.web.front import Front, Limits
 from app.web.routes import application
+from app.web.server import sweep
 from config.catalogue import CatalogueError, read_catalogue, read_plans
 from config.secrets import Secret, SettingError, derive
 from config.settings import Settings
@@ -41,6 +44,8 @@ from domain.routing import Catalogue
 from ports.cache import CacheStore
 from ports.health import Pingable
 from ports.providers import Provider
+
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 Close = Callable[[], Awaitable[None]]
@@ -60,7 +65,7 @@ class House:
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(work()) for work in self.loops]
+        self._tasks = [loop.create_task(_for_ever(work)) for work in self.loops]
 
     async def close(self) -> None:
         """What was measured reaches the ledger before anything it needs is taken away."""
@@ -73,6 +78,16 @@ class House:
         for close in self.closers:
             with suppress(Exception):
                 await close()
+
+
+async def _for_ever(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A loop that crashes is told of and begins again: without it, something would quietly stop being true."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a background loop crashed and begins again")
+            await asyncio.sleep(1)
 
 
 def build(settings: Settings, storage: Storage, public_url: str) -> House:
@@ -121,7 +136,7 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         health=health,
         journal=journal,
         background=background,
-        loops=[held.watch, listing.keep_fresh, health.watch, journal.run],
+        loops=[held.watch, listing.keep_fresh, health.watch, journal.run, partial(sweep, front)],
         closers=[held.aclose, close_providers, close_cache],
     )
 

@@ -23,7 +23,7 @@ from tornado.netutil import bind_sockets
 from app.build import House, build
 from app.desk import Storage, greeting, key_ring, missing_steps, open_storage, project_book
 from app.services.projects import first_start
-from app.web.server import Server, sweep
+from app.web.server import Server
 from config.secrets import SettingError
 from config.settings import Settings
 from domain.errors import ApiError
@@ -105,7 +105,6 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet:
         max_header_size=HEADER_BYTES,
     )
     house.start()
-    sweeper = asyncio.get_running_loop().create_task(sweep(house.front))
     server.add_sockets(sockets)
     log.info("listening", extra={"address": f"{settings.listening.host}:{port}"})
     try:
@@ -113,7 +112,6 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet:
         stopped.clear()
         await _drain(house, server, settings.listening.drain_grace, stopped)
     finally:
-        sweeper.cancel()
         await house.close()
         await storage.aclose()
     log.info("stopped")

@@ -20,7 +20,7 @@ UNREAD = 64 * 1024
 """More than this behind a running request is no pipelining but abuse, and would hide the client's leaving."""
 
 # Linux tells of a half-closed peer even behind unread bytes; elsewhere heartbeats and deadlines must do.
-_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_GONE = getattr(select, "POLLRDHUP", 0)
 
 
 class Server(HTTPServer):
@@ -88,10 +88,9 @@ def gone(running: list[Exchange]) -> list[Exchange]:
         stream = exchange.connection.stream
         if stream is None or stream.closed():
             continue
-        descriptor = stream.fileno()
-        assert isinstance(descriptor, int)
+        descriptor = stream.socket.fileno()
         by_descriptor[descriptor] = exchange
-        poll.register(descriptor, _GONE & ~(select.POLLHUP | select.POLLERR))
+        poll.register(descriptor, _GONE)
     left = [by_descriptor[descriptor] for descriptor, _ in poll.poll(0)]
     flooded = [
         exchange

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import ipaddress
 import logging
 import random
@@ -230,13 +231,29 @@ async def test_an_idle_connection_may_be_closed_by_the_server(valkey):
 
 async def test_our_own_standstill_is_not_the_servers_fault(valkey):
     """A turn that blocked the loop for longer than the deadline fails no command that was answered meanwhile."""
-    async with aclosing(open_link(valkey.url)) as link:
-        await link.ping()
-        for _ in range(3):
-            answer = link.execute("PING")
-            await asyncio.sleep(0)
-            time.sleep(0.08)
-            assert b"PONG" == await answer
+    # The relay runs in this loop too, so an answer is some turns away when the loop goes on.
+    async with relay(valkey.port) as port:
+        async with aclosing(open_link(f"redis://127.0.0.1:{port}")) as link:
+            await link.ping()
+            for _ in range(3):
+                answer = link.execute("PING")
+                await asyncio.sleep(0)
+                time.sleep(0.08)
+                assert b"PONG" == await answer
+
+
+async def test_failures_nobody_asks_about_are_not_told(caplog):
+    """A caller may drop its answer; the log is not the place where it turns up."""
+    async with fake_server(lambda _: b"") as (_, url):
+        pass
+    async with aclosing(open_link(url)) as link:
+        dropped = [link.execute("GET", "k") for _ in range(3)]
+        await until(lambda: all(answer.done() for answer in dropped), within=1)
+        del dropped
+        link.execute("GET", "k")
+        gc.collect()
+
+    assert [] == caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -357,6 +374,19 @@ async def test_a_refused_link_goes_on_asking_quietly(caplog):
                 await admin.execute("CONFIG", "SET", "requirepass", "new")
             await until(lambda: link.state == "closed", within=2)
             await link.ping()
+
+
+async def test_a_server_that_returns_with_another_password_is_not_back(valkey, caplog):
+    """It answers, but not us: one outage, told once."""
+    caplog.set_level(logging.INFO)
+    async with aclosing(open_link(valkey.url)) as link:
+        await link.ping()
+        valkey.kill()
+        await failures(link, 10)
+        valkey.start("--requirepass", "new")
+        await asyncio.sleep(2.2)
+
+        assert ["open", 1] == [link.state, len(caplog.messages)]
 
 
 async def test_a_database_of_its_own(valkey):

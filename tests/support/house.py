@@ -6,7 +6,6 @@ directory are the test's.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from tornado.netutil import bind_sockets
 from app.build import House, build
 from app.desk import Storage, key_ring, open_storage, project_book
 from app.main import HEADER_BYTES, UNBOUNDED
-from app.web.server import Server, sweep
+from app.web.server import Server
 from config.settings import Settings, read_settings
 from domain.project import PROJECT, TEST, Project
 from tests.support.upstream import Call, ScriptedUpstream
@@ -148,7 +147,6 @@ async def open_house(
         max_header_size=HEADER_BYTES,
     )
     house.start()
-    sweeper = asyncio.get_running_loop().create_task(sweep(house.front))
     server.add_sockets(sockets)
     ring = key_ring(settings, storage)
     project = await project_book(storage).create("tests", plan="unlimited")
@@ -170,7 +168,6 @@ async def open_house(
     finally:
         await http.close()
         server.stop()
-        sweeper.cancel()
         for exchange in list(house.front.running):
             exchange.cut()
         await server.close_all_connections()

