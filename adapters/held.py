@@ -42,10 +42,10 @@ class HeldGrants:
         self._monotonic = monotonic
         self._fresh = fresh
         self._stale = stale
-        self._known: OrderedDict[bytes, tuple[Grant, float]] = OrderedDict()
-        self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[Grant, float, int]] = OrderedDict()
+        self._unknown: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Grant | None]] = {}
-        self._doubted_at = float("-inf")
+        self._doubts = 0
         self._failed_at = float("-inf")
         self._sequence: int | None = None
 
@@ -53,9 +53,9 @@ class HeldGrants:
         held = self._known.get(digest)
         if held is None:
             return None
-        grant, asked_at = held
+        grant, asked_at, doubts = held
         age = self._monotonic() - asked_at
-        if age >= self._fresh or asked_at <= self._doubted_at or self._ended(grant):
+        if age >= self._fresh or doubts != self._doubts or self._ended(grant):
             return None
         if age > self._fresh / 2 and not self._recently_failed():
             self._ask(digest)
@@ -89,9 +89,9 @@ class HeldGrants:
             sequence = await self._source.sequence()
         except Unavailable:
             return
-        if self._sequence is not None and sequence != self._sequence:
-            self._doubted_at = self._monotonic()
-            self._unknown.clear()
+        # The first number tells nothing of what was asked before it, so it counts as a change.
+        if sequence != self._sequence:
+            self._doubts += 1
         self._sequence = sequence
 
     def _usable(self, digest: bytes) -> Grant | None:
@@ -99,7 +99,7 @@ class HeldGrants:
         held = self._known.get(digest)
         if held is None:
             return None
-        grant, asked_at = held
+        grant, asked_at, _ = held
         if self._monotonic() - asked_at >= self._stale or self._ended(grant):
             return None
         return grant
@@ -108,8 +108,11 @@ class HeldGrants:
         return grant.ends_at is not None and self._clock() >= grant.ends_at
 
     def _known_as_unknown(self, digest: bytes) -> bool:
-        asked_at = self._unknown.get(digest)
-        return asked_at is not None and self._monotonic() - asked_at < UNKNOWN_FOR
+        held = self._unknown.get(digest)
+        if held is None:
+            return False
+        asked_at, doubts = held
+        return doubts == self._doubts and self._monotonic() - asked_at < UNKNOWN_FOR
 
     def _recently_failed(self) -> bool:
         return self._monotonic() - self._failed_at < 1.0
@@ -129,7 +132,8 @@ class HeldGrants:
             done.exception()  # told to whoever waits; a background refresh has nobody
 
     async def _look_up(self, digest: bytes) -> Grant | None:
-        asked_at = self._monotonic()
+        # As of the question, not the answer: a change in between leaves the answer in doubt.
+        asked_at, doubts = self._monotonic(), self._doubts
         try:
             grant = await self._source.grant(digest)
         except Unavailable:
@@ -137,15 +141,18 @@ class HeldGrants:
             raise
         if grant is None:
             self._known.pop(digest, None)
-            _keep(self._unknown, digest, asked_at, MAX_UNKNOWN)
+            _keep(self._unknown, digest, (asked_at, doubts), MAX_UNKNOWN)
             return None
         self._unknown.pop(digest, None)
-        _keep(self._known, digest, (grant, asked_at), MAX_KNOWN)
+        _keep(self._known, digest, (grant, asked_at, doubts), MAX_KNOWN)
         return grant
 
     async def aclose(self) -> None:
-        for asking in list(self._asking.values()):
-            asking.cancel()
+        asking = list(self._asking.values())
+        for one in asking:
+            one.cancel()
+        if asking:
+            await asyncio.wait(asking, timeout=1)
 
 
 def _keep(held: OrderedDict[bytes, T], key: bytes, what: T, most: int) -> None:

@@ -187,39 +187,24 @@ async def _redis(settings: Settings) -> list[Finding]:
     name = "redis"
     if settings.redis.url is None:
         return [Finding(name, OFF, "REDIS_URL is not set: cache and limits live in the process")]
-    from redis.exceptions import RedisError
+    from adapters.redis.cluster import open_link
+    from adapters.redis.connection import RedisFault
 
     began = time.monotonic()
     try:
-        async with asyncio.timeout(PATIENCE):
-            await _redis_ping(settings.redis.url.reveal())
-    except (RedisError, OSError, ValueError) as exc:  # TimeoutError is an OSError
+        url = settings.redis.url.reveal()
+        link = open_link(url, connect_timeout=PATIENCE, command_timeout=PATIENCE)
+        async with aclosing(link), asyncio.timeout(PATIENCE):
+            await link.ping()
+    except (RedisFault, TimeoutError, ValueError) as exc:
+        why = exc if isinstance(exc, RedisFault) else type(exc).__name__
         mend = "Check REDIS_URL, and that the server is up; until then answers are not shared."
-        return [Finding(name, BROKEN, f"does not answer a PING: {type(exc).__name__}", mend)]
+        return [Finding(name, BROKEN, f"does not answer a PING: {why}", mend)]
     took = time.monotonic() - began
     if took > 10 * settings.redis.timeout:
         mend = "Put it nearer, or raise WATCHLLM_REDIS_TIMEOUT."
         return [Finding(name, WARNING, f"took {took * 1000:.0f} ms to connect and answer", mend)]
     return [Finding(name, OK, "answers a PING")]
-
-
-async def _redis_ping(url: str) -> None:
-    from redis.asyncio import Redis, RedisCluster
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
-    once = Retry(NoBackoff(), 0)
-    client: Any
-    if url.startswith("redis+cluster://"):
-        client = RedisCluster.from_url(
-            "redis://" + url.removeprefix("redis+cluster://"), retry=once
-        )
-    else:
-        client = Redis.from_url(
-            url, retry=once, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE
-        )
-    async with aclosing(client):
-        await client.ping()
 
 
 async def _providers(settings: Settings) -> list[Finding]:

@@ -21,6 +21,8 @@ from domain.durations import seconds
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("json", "console")
+REDIS_SCHEMES: Final = ("redis", "rediss")
+CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 MAX_TTL: Final = 7 * 86_400
 
 _SIZE: Final = re.compile(r"([0-9]{1,15})(KiB|MiB|GiB)?")
@@ -207,7 +209,15 @@ def database_url(value: str) -> SecretUrl:
 
 
 def redis_url(value: str) -> SecretUrl:
-    _url(value, ("redis", "rediss", "redis+cluster"))
+    """A cluster may be named by several of its nodes, with commas between them."""
+    parts = _url(value, (*REDIS_SCHEMES, *CLUSTER_SCHEMES), needs_host=False)
+    hosts = parts.netloc.rpartition("@")[2]
+    for host in hosts.split(",") if parts.scheme in CLUSTER_SCHEMES else [hosts]:
+        _url(f"redis://{host}", REDIS_SCHEMES)
+        if "," in host:
+            raise ValueError("may name several hosts only as redis+cluster://")
+    if parts.query or parts.fragment or re.fullmatch(r"/?[0-9]{0,4}", parts.path) is None:
+        raise ValueError("must end with its host, or with / and the number of a database")
     return SecretUrl(value)
 
 

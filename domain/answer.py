@@ -1,4 +1,7 @@
-"""What providers give back and what the cache keeps: the values between the rooms."""
+"""What providers give back and what the cache keeps: the values between the rooms.
+
+None of them shows its text when it is printed: prompts and answers never reach a log.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Completion:
     `usage` is None when the provider did not say. `service_tier` is the tier that was billed.
     """
 
-    document: Document
+    document: Document = field(repr=False)
     usage: Usage | None
     service_tier: str | None = None
 
@@ -32,8 +35,8 @@ class Frame:
     `usage` is set on the frame that brought the provider's (final, cumulative) count.
     """
 
-    chunk: Document
-    raw: bytes
+    chunk: Document = field(repr=False)
+    raw: bytes = field(repr=False)
     usage: Usage | None = None
 
 
@@ -53,7 +56,7 @@ class CacheEntry:
     `expires_at` is wall-clock seconds from which on it must not be served. The store sets it on put; 0: not known.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)
     provider: str
     model: str
     usage: Usage

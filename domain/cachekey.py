@@ -8,7 +8,7 @@ makes every old entry unreachable, never wrong. docs/caching.md tells users the 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -20,8 +20,8 @@ from domain.request import Endpoint, ProxyRequest
 
 VERSION = 1
 
-DELIVERY = frozenset({"stream", "stream_options", "encoding_format"})
-"""How the answer travels; one entry serves every form."""
+DELIVERY = frozenset({"stream", "stream_options"})
+"""How the answer travels; one entry serves every form. For embeddings that is `encoding_format`, too."""
 
 BOOKKEEPING = frozenset(
     {
@@ -49,26 +49,32 @@ KEYED = frozenset(
         "web_search_options", "moderation", "prompt", "best_of", "echo", "suffix", "input", "dimensions",
     }
 )  # fmt: skip
-"""Known fields that speak. Every other field speaks too; this list lets a test see a field nobody placed."""
+"""Known fields that speak. Every other field speaks too, as it is written: nobody knows if its order matters."""
 
 
-def raw_digest(secret: bytes, grant: Grant, endpoint: Endpoint, controls: str, raw: bytes) -> bytes:
+def raw_digest(
+    secret: bytes, grant: Grant, endpoint: Endpoint, controls: str, raw: bytes
+) -> bytes:
     """A digest of the body as it came, in front of parsing: equal bytes from one tenant mean an equal request."""
-    head = f"{VERSION}\n{grant.project}\n{grant.kind}\n{grant.cache_epoch}\n{endpoint.value}\n{controls}\n\n"
-    return hmac.digest(secret, head.encode() + raw, "sha256")
+    head = orjson.dumps(
+        [VERSION, grant.project, grant.kind, grant.cache_epoch, endpoint.value, controls]
+    )
+    return hmac.digest(secret, head + raw, "sha256")
 
 
 def cache_key(secret: bytes, grant: Grant, route: Route, request: ProxyRequest) -> CacheKey:
     """The key of a chat or text completion."""
-    return _key(secret, grant, route, request.endpoint, _canonical(request.body))
+    canonical = _canonical(request.endpoint, request.body)
+    return _key(secret, grant, route, request.endpoint, canonical)
 
 
 def item_keys(
     secret: bytes, grant: Grant, route: Route, request: ProxyRequest, items: Sequence[Any]
 ) -> list[CacheKey]:
     """One key per embedding input, so that a batch shares what any earlier one brought."""
-    shared = _canonical({name: field for name, field in request.body.items() if name != "input"})
-    return [_key(secret, grant, route, request.endpoint, {**shared, "input": item}) for item in items]
+    endpoint = request.endpoint
+    shared = _canonical(endpoint, {**request.body, "input": None})
+    return [_key(secret, grant, route, endpoint, {**shared, "input": item}) for item in items]
 
 
 def _key(
@@ -91,16 +97,23 @@ def _key(
     return CacheKey(grant.project, hmac.digest(secret, text, "sha256"))
 
 
-def _canonical(body: Document) -> Document:
+def _canonical(endpoint: Endpoint, body: Document) -> Document:
     """The normal form: equal meaning, equal text. Text is never folded, trimmed or re-encoded."""
+    rewrites = _REWRITES[endpoint]
     found: Document = {}
     for name, field in body.items():
         if field is None or name in IGNORED:
             continue
-        if name == "n" and field == 1:
+        if name == "encoding_format" and endpoint is Endpoint.EMBEDDINGS:
             continue
-        rewrite = _REWRITES.get(name, _numbers)
-        found[name] = rewrite(field)
+        if name == "n" and field == 1 and field is not True:
+            continue
+        if name in rewrites:
+            found[name] = rewrites[name](field)
+        elif name in KEYED:
+            found[name] = _numbers(field)
+        else:
+            found[name] = _ordered(field)
     return found
 
 
@@ -137,8 +150,9 @@ def _content(parts: list[Any]) -> Any:
         {name: field for name, field in part.items() if name != "prompt_cache_breakpoint"}
         for part in parts
     ]
-    if len(plain) == 1 and plain[0].keys() == {"type", "text"} and plain[0]["type"] == "text":
-        return plain[0]["text"]
+    match plain:
+        case [{"type": "text", "text": str(text), **others}] if not others:
+            return text
     return plain
 
 
@@ -161,7 +175,10 @@ def _tools(tools: Any) -> Any:
         plain = _numbers(tool)
         function = plain.get("function")
         if type(function) is dict and "parameters" in function:
-            plain["function"] = {**function, "parameters": _ordered(tool["function"]["parameters"])}
+            plain["function"] = {
+                **function,
+                "parameters": _ordered(tool["function"]["parameters"]),
+            }
         found.append(plain)
     return found
 
@@ -176,10 +193,15 @@ def _functions(functions: Any) -> Any:
     return found
 
 
-_REWRITES = {
+_OF_TEXT: dict[str, Callable[[Any], Any]] = {
     "stop": _stop,
-    "messages": _messages,
     "response_format": _response_format,
     "tools": _tools,
     "functions": _functions,
+}
+# Only what the endpoint's own check has looked at may be taken apart.
+_REWRITES: dict[Endpoint, dict[str, Callable[[Any], Any]]] = {
+    Endpoint.CHAT: {**_OF_TEXT, "messages": _messages},
+    Endpoint.COMPLETIONS: _OF_TEXT,
+    Endpoint.EMBEDDINGS: {},
 }

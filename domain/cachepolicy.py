@@ -40,14 +40,14 @@ class Lookup:
 
 
 DEFAULT_CONTROLS = Controls()
-_DIRECTIVE = re.compile(r'([a-zA-Z-]+)(?:="?(\d+)"?)?')
+_DIRECTIVE = re.compile(r'([a-z-]+)(?:="?([0-9]+)"?)?')
 
 
 def parse_controls(cache_control: str, ttl: str) -> Controls:
     """Unknown directives are ignored, as the RFC asks; a ttl that is no number of seconds is a 400."""
     read = write = True
     max_age: int | None = None
-    for part in cache_control.lower().split(",")[:20]:
+    for part in cache_control.lower().split(","):
         word = _DIRECTIVE.fullmatch(part.strip())
         if word is None:
             continue
@@ -99,12 +99,17 @@ def young_enough(entry: CacheEntry, lookup: Lookup, now: float) -> bool:
 
 
 def why_not_stored(
-    lookup: Lookup, request: ProxyRequest, document: Document, usage: Usage | None, size: int, most: int
+    lookup: Lookup,
+    request: ProxyRequest,
+    document: Document,
+    usage: Usage | None,
+    size: int,
+    most: int,
 ) -> str:
     """Empty when the answer is proven whole and may be kept, else the reason. `size` and `most` are bytes."""
     if not lookup.write:
         return lookup.reason
-    if "error" in document and document["error"] is not None:
+    if document.get("error") is not None:
         return "not-cacheable: error in the answer"
     if usage is None:
         return "not-cacheable: no usage"
@@ -113,47 +118,87 @@ def why_not_stored(
     choices = document.get("choices")
     if type(choices) is not list or not choices:
         return "not-cacheable: no choices"
-    if len(choices) < (request.body.get("n") or 1):
-        return "not-cacheable: choices missing"
-    for choice in choices:
-        reason = _flaw(request, choice)
-        if reason:
-            return f"not-cacheable: {reason}"
-    return ""
+    reason = _flaw(request, choices)
+    return f"not-cacheable: {reason}" if reason else ""
 
 
-def _flaw(request: ProxyRequest, choice: Any) -> str:
-    if type(choice) is not dict:
+def _flaw(request: ProxyRequest, choices: list[Any]) -> str:
+    if not all(type(choice) is dict and type(choice.get("index")) is int for choice in choices):
         return "malformed choice"
-    text, calls = _substance(request.endpoint, choice)
-    if text is None and calls is None:
-        return "refusal or malformed choice"
+    wanted = len(_prompts(request)) * (request.body.get("n") or 1)
+    if sorted(choice["index"] for choice in choices) != list(range(wanted)):
+        return "choices missing"
+    return next(filter(None, (_flaw_of_choice(request, choice) for choice in choices)), "")
+
+
+def _prompts(request: ProxyRequest) -> list[Any]:
+    """What has choices of its own; a list of tokens is one prompt."""
+    prompt = request.body.get("prompt")
+    if request.endpoint is Endpoint.CHAT or type(prompt) is not list or type(prompt[0]) is int:
+        return [prompt]
+    return prompt
+
+
+def _flaw_of_choice(request: ProxyRequest, choice: Document) -> str:
     finish = choice.get("finish_reason")
-    if finish == "length":
-        if not _limited(request.body):
-            return "finish_reason length"
-        return "" if text else "empty"
-    if finish not in WHOLE:
-        return f"finish_reason {finish}" if type(finish) is str else "finish_reason missing"
-    if not text and not calls:
+    if finish is None:
+        return "finish_reason missing"
+    if finish == "length" and not _limited(request.body):
+        return "finish_reason length"
+    if finish == "content_filter":
+        return "finish_reason content_filter"
+    if type(finish) is not str or (finish != "length" and finish not in WHOLE):
+        return "finish_reason unknown"
+    if request.endpoint is Endpoint.COMPLETIONS:
+        return _flaw_of_text(request, choice)
+    return _flaw_of_message(request, choice.get("message"), finish)
+
+
+def _flaw_of_text(request: ProxyRequest, choice: Document) -> str:
+    text = choice.get("text")
+    if type(text) is not str:
+        return "malformed choice"
+    echoed = 0
+    if request.body.get("echo") is True:
+        prompt = _prompts(request)[choice["index"] // (request.body.get("n") or 1)]
+        echoed = len(prompt) if type(prompt) is str else 0
+    return "" if len(text) > echoed else "empty"
+
+
+def _flaw_of_message(request: ProxyRequest, message: Any, finish: str) -> str:
+    if type(message) is not dict:
+        return "malformed choice"
+    if message.get("refusal"):
+        return "refusal"
+    text, calls, call = (message.get(name) for name in ("content", "tool_calls", "function_call"))
+    if text is not None and type(text) is not str:
+        return "malformed choice"
+    if calls or call:
+        # A call that was cut at a limit cannot be made.
+        return "" if finish != "length" and _can_be_made(calls, call) else "malformed tool call"
+    if not text:
         return "empty"
-    if text and not calls and _wants_json(request.body) and not _is_json(text):
+    if finish in ("tool_calls", "function_call"):
+        return "tool calls missing"
+    if _wants_json(request.body) and not _is_json(text):
         return "not the JSON that was asked for"
     return ""
 
 
-def _substance(endpoint: Endpoint, choice: Document) -> tuple[str | None, object | None]:
-    """The text and the calls of a choice; (None, None) if it is refused or malformed."""
-    if endpoint is Endpoint.COMPLETIONS:
-        text = choice.get("text")
-        return (text, None) if type(text) is str else (None, None)
-    message = choice.get("message")
-    if type(message) is not dict or message.get("refusal"):
-        return None, None
-    content = message.get("content")
-    if content is not None and type(content) is not str:
-        return None, None
-    return content or "", message.get("tool_calls") or message.get("function_call") or ""
+def _can_be_made(calls: Any, call: Any) -> bool:
+    """Every called function has a name and arguments that are JSON, or none."""
+    listed = calls or []
+    if type(listed) is not list or not all(type(one) is dict for one in listed):
+        return False
+    functions = [one.get("function") for one in listed if one.get("type") != "custom"]
+    return all(_is_call(function) for function in [*functions, *([call] if call else [])])
+
+
+def _is_call(function: Any) -> bool:
+    if type(function) is not dict or not function.get("name"):
+        return False
+    arguments = function.get("arguments")
+    return type(arguments) is str and (not arguments.strip() or _is_json(arguments))
 
 
 def _limited(body: Document) -> bool:

@@ -17,24 +17,43 @@ from domain.sse import DONE, frame
 
 PIECE = 4_096
 """Characters of text in one replayed chunk: clients that read line by line have a bound on a line."""
+TOKENS = 32
+"""Tokens in one replayed chunk that tells their logprobs."""
+MAX_CHOICES = 16_384
+"""128 prompts of 128 choices."""
+MAX_CALLS = 1_024
+
+Pieces = dict[str, list[str]]
 
 _NOT_FOLDED = frozenset({"choices", "usage", "object", "obfuscation", "x_groq"})
+_IN_EVERY_CHUNK = frozenset({"id", "object", "created", "model", "system_fingerprint", "usage"})
+_TOLD_APART = frozenset({"role", "content", "tool_calls", "function_call"})
 
 
 class StreamFolder:
-    """Feed it chunks; `document()` is the unstreamed answer. Past `limit` characters it keeps counting but not keeping."""
+    """Feed it chunks; `document()` is the unstreamed answer.
+
+    Whatever JSON a provider sends is taken in stride. An answer of more than `limit` characters, or with a chunk that
+    made no sense, counts as `overflowed`: it is still counted but not held whole.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._top: Document = {}
         self._choices: dict[int, _Choice] = {}
+        self._odd = False
         self.characters = 0
-        self.finished = False
-        """Every choice seen so far has its finish_reason."""
 
     @property
     def overflowed(self) -> bool:
-        return self.characters > self._limit
+        return self.characters > self._limit or self._odd
+
+    @property
+    def finished(self) -> bool:
+        """Every choice seen so far has its finish_reason."""
+        return bool(self._choices) and all(
+            choice.finish is not None for choice in self._choices.values()
+        )
 
     def feed(self, chunk: Document) -> None:
         choices = chunk.get("choices")
@@ -43,6 +62,9 @@ class StreamFolder:
             return
         if not self._top:
             self._note_top(chunk)
+        if type(choices) is not list:
+            self._odd = True
+            return
         for choice in choices:
             self._take(choice)
 
@@ -51,37 +73,46 @@ class StreamFolder:
             if name not in _NOT_FOLDED and field is not None:
                 self._top[name] = field
 
-    def _take(self, choice: Document) -> None:
-        index = choice.get("index", 0)
-        held = self._choices.get(index)
+    def _take(self, choice: Any) -> None:
+        held = self._held(choice)
         if held is None:
-            held = self._choices[index] = _Choice()
+            self._odd = True
+            return
         finish = choice.get("finish_reason")
         if finish is not None:
             held.finish = finish
-            self.finished = all(one.finish is not None for one in self._choices.values())
         keep = not self.overflowed
         text = choice.get("text")
         if type(text) is str:
             self.characters += len(text)
             if keep:
-                held.add("text", text)
+                held.text.append(text)
         delta = choice.get("delta")
-        if delta:
+        if type(delta) is dict:
             self.characters += held.take(delta, keep)
         logprobs = choice.get("logprobs")
-        if logprobs and keep:
-            # A logprob entry weighs far more than its token does.
+        if type(logprobs) is dict and keep:
             self.characters += held.take_logprobs(logprobs)
+        self._odd = self._odd or held.odd
+
+    def _held(self, choice: Any) -> _Choice | None:
+        index = choice.get("index", 0) if type(choice) is dict else None
+        if type(index) is not int or index < 0:
+            return None
+        held = self._choices.get(index)
+        if held is None and len(self._choices) < MAX_CHOICES:
+            held = self._choices[index] = _Choice()
+        return held
 
     def document(self, usage: Document | None) -> Document:
         """The whole answer as an unstreamed call would have brought it."""
-        text_completion = any("text" in choice.fields for choice in self._choices.values())
+        choices = sorted(self._choices.items())
+        text_completion = any(choice.text for _, choice in choices)
         found: Document = {**self._top}
         found["object"] = "text_completion" if text_completion else "chat.completion"
         found["choices"] = [
             held.text_choice(index) if text_completion else held.chat_choice(index)
-            for index, held in sorted(self._choices.items())
+            for index, held in choices
         ]
         if usage is not None:
             found["usage"] = usage
@@ -89,22 +120,21 @@ class StreamFolder:
 
     def text(self) -> str:
         """All that was written so far, for an estimate when a stream was cut before its usage arrived."""
-        return "".join(choice.all_text() for choice in self._choices.values())
+        return "".join(piece for choice in self._choices.values() for piece in choice.written())
 
 
 class _Choice:
     """One choice of a stream in the making. Strings are kept in pieces and joined once."""
 
     def __init__(self) -> None:
-        self.finish: str | None = None
-        self.fields: dict[str, list[str]] = {}
-        self.others: Document = {}
-        self.calls: dict[int, Document] = {}
-        self.call: Document | None = None
-        self.logprobs: dict[str, Any] = {}
-
-    def add(self, name: str, text: str) -> None:
-        self.fields.setdefault(name, []).append(text)
+        self.finish: Any = None
+        self.odd = False
+        self.text: list[str] = []
+        self._strings: Pieces = {}
+        self._others: Document = {}
+        self._calls: dict[int, _Call] = {}
+        self._call: _Call | None = None
+        self._logprobs: Document = {}
 
     def take(self, delta: Document, keep: bool) -> int:
         """Takes in one delta; gives the number of characters it brought."""
@@ -115,110 +145,135 @@ class _Choice:
             if type(field) is str:
                 brought += len(field)
                 if keep:
-                    self.add(name, field)
+                    self._strings.setdefault(name, []).append(field)
             elif name == "tool_calls" and type(field) is list:
-                brought += sum(self._take_call(call, keep) for call in field if type(call) is dict)
+                brought += sum(self._take_call(call, keep) for call in field)
             elif name == "function_call" and type(field) is dict:
-                if self.call is None:
-                    self.call = {}
-                brought += _extend(self.call, field, keep)
-            elif keep:
-                self.others[name] = field
-                brought += 64
+                self._call = self._call or _Call()
+                brought += self._call.extend("function", field, keep)
+            else:
+                brought += self._take_other(name, field, keep)
         return brought
 
-    def _take_call(self, call: Document, keep: bool) -> int:
-        held = self.calls.setdefault(call.get("index", 0), {})
-        brought = 0
-        for name, field in call.items():
-            if name == "index" or field is None:
-                continue
-            if type(field) is dict:
-                brought += _extend(held.setdefault(name, {}), field, keep)
-            else:
-                held[name] = field
-        return brought
+    def _take_call(self, call: Any, keep: bool) -> int:
+        index = call.get("index", 0) if type(call) is dict else None
+        if type(index) is not int or index < 0:
+            self.odd = True
+            return 0
+        held = self._calls.get(index)
+        if held is None:
+            if len(self._calls) >= MAX_CALLS:
+                self.odd = True
+                return 0
+            held = self._calls[index] = _Call()
+        return held.take(call, keep)
+
+    def _take_other(self, name: str, field: Any, keep: bool) -> int:
+        """Lists grow, as with annotations. How the parts of anything else fit together nobody can know."""
+        if not keep:
+            return 0
+        known = self._others.get(name)
+        if type(known) is list and type(field) is list:
+            known.extend(field)
+        elif name in self._others or name in ("content", "refusal", "tool_calls", "function_call"):
+            self.odd = True
+        else:
+            self._others[name] = [*field] if type(field) is list else field
+        return len(orjson.dumps(field))
 
     def take_logprobs(self, logprobs: Document) -> int:
         weight = 0
         for name, field in logprobs.items():
             if type(field) is list:
-                self.logprobs.setdefault(name, []).extend(field)
+                self._logprobs[name] = (self._logprobs.get(name) or []) + field
+                # A logprob entry weighs far more than its token does.
                 weight += 100 * len(field)
+            else:
+                self._logprobs.setdefault(name, None)
         return weight
 
-    def _joined(self) -> dict[str, str]:
-        return {name: "".join(pieces) for name, pieces in self.fields.items()}
-
-    def all_text(self) -> str:
-        calls = [*self.calls.values(), *([self.call] if self.call else [])]
-        return "".join(self._joined().values()) + "".join(
-            "".join(_strings(call)) for call in calls
-        )
+    def written(self) -> Iterator[str]:
+        yield from self.text
+        for pieces in self._strings.values():
+            yield from pieces
+        for call in [*self._calls.values(), *([self._call] if self._call else [])]:
+            yield from call.written()
 
     def text_choice(self, index: int) -> Document:
-        joined = self._joined()
         return {
-            "text": joined.get("text", ""),
+            "text": "".join(self.text),
             "index": index,
-            "logprobs": self.logprobs or None,
+            "logprobs": self._logprobs or None,
             "finish_reason": self.finish,
         }
 
     def chat_choice(self, index: int) -> Document:
-        joined = self._joined()
-        message: Document = {"role": "assistant", "content": joined.pop("content", None)}
-        message["refusal"] = joined.pop("refusal", None)
-        message.update(joined)
-        message.update(self.others)
-        if self.calls:
-            message["tool_calls"] = [_joined_call(call) for _, call in sorted(self.calls.items())]
-            message["content"] = message["content"] or None
-        if self.call is not None:
-            message["function_call"] = {"name": "", "arguments": "", **_joined_strings(self.call)}
-            message["content"] = message["content"] or None
-        if message["content"] is None and not self.calls and self.call is None and not message["refusal"]:
-            message["content"] = ""
+        strings = _joined(self._strings)
+        content, refusal = strings.pop("content", ""), strings.pop("refusal", "")
+        silent = bool(self._calls or self._call or refusal)
+        message: Document = {
+            "role": "assistant",
+            "content": content or (None if silent else ""),
+            "refusal": refusal or None,
+            **self._others,
+            **strings,
+        }
+        if self._calls:
+            message["tool_calls"] = [call.document() for _, call in sorted(self._calls.items())]
+        if self._call is not None:
+            message["function_call"] = self._call.document()["function"]
         return {
             "index": index,
             "message": message,
-            "logprobs": self.logprobs or None,
+            "logprobs": self._logprobs or None,
             "finish_reason": self.finish,
         }
 
 
-def _extend(held: Document, piece: Document, keep: bool) -> int:
-    """Appends the strings of a function's piece, in lists that are joined once."""
-    brought = 0
-    for name, field in piece.items():
-        if type(field) is str:
-            brought += len(field)
-            if keep:
-                held.setdefault(name, []).append(field)
-    return brought
+class _Call:
+    """One call of a tool in the making: what is told once, and the strings that grow."""
+
+    def __init__(self) -> None:
+        self._told: Document = {}
+        self._growing: dict[str, Pieces] = {}
+
+    def take(self, call: Document, keep: bool) -> int:
+        brought = 0
+        for name, field in call.items():
+            if name == "index" or not field:
+                continue
+            if type(field) is dict:
+                brought += self.extend(name, field, keep)
+            elif keep and name not in self._told:
+                self._told[name] = field
+                brought += len(orjson.dumps(field))
+        return brought
+
+    def extend(self, name: str, part: Document, keep: bool) -> int:
+        growing = self._growing.setdefault(name, {})
+        brought = 0
+        for key, field in part.items():
+            if type(field) is str:
+                brought += len(field)
+                if keep:
+                    growing.setdefault(key, []).append(field)
+        return brought
+
+    def written(self) -> Iterator[str]:
+        for growing in self._growing.values():
+            for pieces in growing.values():
+                yield from pieces
+
+    def document(self) -> Document:
+        found = {**self._told, **{name: _joined(part) for name, part in self._growing.items()}}
+        found.setdefault("type", "function")
+        if "function" in found:
+            found["function"] = {"name": "", "arguments": "", **found["function"]}
+        return found
 
 
-def _strings(call: Document) -> Iterator[str]:
-    for field in call.values():
-        if type(field) is list:
-            yield from field
-        elif type(field) is dict:
-            yield from _strings(field)
-
-
-def _joined_strings(call: Document) -> Document:
-    return {name: "".join(field) if type(field) is list else field for name, field in call.items()}
-
-
-def _joined_call(call: Document) -> Document:
-    found = {
-        name: _joined_strings(field) if type(field) is dict else field for name, field in call.items()
-    }
-    found.setdefault("type", "function")
-    function = found.get("function")
-    if type(function) is dict:
-        function.setdefault("arguments", "")
-    return found
+def _joined(pieces: Pieces) -> dict[str, str]:
+    return {name: "".join(strings) for name, strings in pieces.items()}
 
 
 # --- the other way ------------------------------------------------------------------------------------
@@ -226,30 +281,34 @@ def _joined_call(call: Document) -> Document:
 
 def replay(document: Document, endpoint: Endpoint, include_usage: bool) -> bytes:
     """The whole stream of a stored answer, `[DONE]` included, to be written at once."""
-    head = {name: field for name, field in document.items() if name not in ("choices", "usage", "object")}
     chat = endpoint is Endpoint.CHAT
-    head["object"] = "chat.completion.chunk" if chat else "text_completion"
+    whole = {
+        name: field
+        for name, field in document.items()
+        if name not in ("choices", "usage", "object")
+    }
+    whole["object"] = "chat.completion.chunk" if chat else "text_completion"
     if include_usage:
-        head["usage"] = None
+        whole["usage"] = None
     pieces = _chat_pieces if chat else _text_pieces
+    # Only the first chunk says everything; repeating a long field thousands of times helps nobody.
+    head = {name: field for name, field in whole.items() if name in _IN_EVERY_CHUNK}
+    chunks = [piece for choice in document["choices"] for piece in pieces(choice)]
     frames = [
-        frame(orjson.dumps({**head, "choices": [piece]}))
-        for choice in document["choices"]
-        for piece in pieces(choice)
+        frame(orjson.dumps({**(head if number else whole), "choices": [piece]}))
+        for number, piece in enumerate(chunks)
     ]
     if include_usage:
-        frames.append(
-            frame(orjson.dumps({**head, "choices": [], "usage": document.get("usage")}))
-        )
+        frames.append(frame(orjson.dumps({**head, "choices": [], "usage": document.get("usage")})))
     return b"".join(frames) + DONE
 
 
 def _chat_pieces(choice: Document) -> Iterator[Document]:
     message = choice["message"]
-    calls, call = message.get("tool_calls"), message.get("function_call")
-    content = message.get("content")
+    content = message.get("content") or ""
+    calls, call = message.get("tool_calls") or [], message.get("function_call")
 
-    def piece(delta: Document, finish: str | None = None, logprobs: Any = None) -> Document:
+    def piece(delta: Document, logprobs: Any = None, finish: str | None = None) -> Document:
         return {
             "index": choice["index"],
             "delta": delta,
@@ -258,26 +317,45 @@ def _chat_pieces(choice: Document) -> Iterator[Document]:
         }
 
     yield piece({"role": "assistant", "content": None if calls or call else "", "refusal": None})
-    told = {"role", "content", "tool_calls", "function_call"}
     for name, field in message.items():
-        if name not in told and field is not None:
-            yield piece({name: field})
+        if name in _TOLD_APART or field is None:
+            continue
+        for part in _cut(field) if type(field) is str else [field]:
+            yield piece({name: part})
     logprobs = choice.get("logprobs")
     if content:
-        # Logprobs belong to the tokens of their delta, so text that has them is not cut.
-        for part in [content] if logprobs else _cut(content):
-            yield piece({"content": part}, logprobs=logprobs)
-    for index, one in enumerate(calls or ()):
-        yield piece({"tool_calls": [{"index": index, **one}]})
+        for part, said in _cut_with(content, logprobs, "content"):
+            yield piece({"content": part}, said)
+    for index, one in enumerate(calls):
+        for part in _call_pieces(one):
+            yield piece({"tool_calls": [{"index": index, **part}]})
     if call:
-        yield piece({"function_call": call})
-    yield piece({}, finish=choice.get("finish_reason"))
+        yield from (piece({"function_call": part}) for part in _cut_string(call, "arguments"))
+    yield piece({}, None if content else logprobs, choice.get("finish_reason"))
+
+
+def _call_pieces(call: Document) -> Iterator[Document]:
+    """Id, type and name are told once; what is long comes in parts."""
+    told = {name: field for name, field in call.items() if name != "index"}
+    kind, grows = ("custom", "input") if "custom" in call else ("function", "arguments")
+    if kind not in call:
+        yield told
+        return
+    for part in _cut_string(call[kind], grows):
+        yield {**told, kind: part}
+        told = {}
+
+
+def _cut_string(whole: Document, name: str) -> Iterator[Document]:
+    told = whole
+    for part in list(_cut(whole.get(name) or "")) or [""]:
+        yield {**told, name: part}
+        told = {}
 
 
 def _text_pieces(choice: Document) -> Iterator[Document]:
-    logprobs = choice.get("logprobs")
-    parts = [choice["text"]] if logprobs else list(_cut(choice["text"])) or [""]
-    for number, part in enumerate(parts, 1):
+    parts = list(_cut_with(choice["text"], choice.get("logprobs"), "tokens")) or [("", None)]
+    for number, (part, logprobs) in enumerate(parts, 1):
         yield {
             "text": part,
             "index": choice["index"],
@@ -289,6 +367,25 @@ def _text_pieces(choice: Document) -> Iterator[Document]:
 def _cut(text: str) -> Iterator[str]:
     for start in range(0, len(text), PIECE):
         yield text[start : start + PIECE]
+
+
+def _cut_with(text: str, logprobs: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The text in parts, each with the logprobs of its own tokens."""
+    if not logprobs:
+        yield from ((part, None) for part in _cut(text))
+        return
+    entries = logprobs.get(name) or []
+    tokens = [entry["token"] if type(entry) is dict else entry for entry in entries]
+    if "".join(tokens) != text:
+        # A letter made of several tokens cannot be cut here.
+        yield text, logprobs
+        return
+    for start in range(0, len(tokens), TOKENS):
+        part = slice(start, start + TOKENS)
+        yield (
+            "".join(tokens[part]),
+            {key: field[part] if field else field for key, field in logprobs.items()},
+        )
 
 
 # --- what the caller sees of the provider's usage ------------------------------------------------------

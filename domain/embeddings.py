@@ -35,14 +35,19 @@ def vectors(document: Document, wanted: int) -> list[bytes]:
     """The vectors of a provider's answer in the order of the inputs. Raises UpstreamFailed when it is not whole."""
     data = document.get("data")
     if type(data) is not list or len(data) != wanted:
-        raise UpstreamFailed("The provider answered with another number of embeddings than was asked for.")
+        raise UpstreamFailed(
+            "The provider answered with another number of embeddings than was asked for."
+        )
     found: list[bytes | None] = [None] * wanted
     for entry in data:
         index = entry.get("index") if type(entry) is dict else None
         if type(index) is not int or not 0 <= index < wanted or found[index] is not None:
             raise UpstreamFailed("The provider numbered its embeddings wrongly.")
         found[index] = unit(_floats(entry.get("embedding")))
-    return [vector for vector in found if vector is not None]
+    whole = [vector for vector in found if vector is not None]
+    if len({len(vector) for vector in whole}) > 1:
+        raise UpstreamFailed("The provider sent embeddings of different lengths.")
+    return whole
 
 
 def _floats(embedding: Any) -> array[float]:
@@ -82,11 +87,14 @@ def render(model: str, stored: Sequence[bytes], prompt_tokens: int, base64: bool
         b'{"object":"embedding","index":%d,"embedding":%b}' % (index, write(vector))
         for index, vector in enumerate(stored)
     )
-    return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
-        data,
-        orjson.dumps(model),
-        prompt_tokens,
-        prompt_tokens,
+    return (
+        b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
+        % (
+            data,
+            orjson.dumps(model),
+            prompt_tokens,
+            prompt_tokens,
+        )
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from domain.errors import UpstreamFailed
 
 MAX_LINE = 1 << 20
+BOM = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": keep-alive\n\n"
 
@@ -17,7 +18,8 @@ class SSEReader:
     """Feed it reads; it gives whole events as (event name, data). Raises UpstreamFailed on an endless line or event."""
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
-        self._rest = b""
+        self._pieces: list[bytes] = []
+        self._waiting = 0
         self._max = max_line
         self._name = b""
         self._data: list[bytes] = []
@@ -26,34 +28,44 @@ class SSEReader:
         self._begun = False
 
     def feed(self, read: bytes) -> list[tuple[bytes, bytes]]:
-        """The events that this read completes, in order."""
+        """The events that this read completes, in order. One without its blank line is none (section 9.2.6)."""
         if self._after_cr and read:
             # The LF of a CRLF that was cut in two ends no further line.
             self._after_cr = False
-            if read[:1] == b"\n":
-                read = read[1:]
-        text = self._rest + read if self._rest else read
-        if not self._begun and text:
-            if len(text) < 3 and b"\xef\xbb\xbf".startswith(text):
-                self._rest = text
+            read = read.removeprefix(b"\n")
+        if not self._begun:
+            read = b"".join([*self._pieces, read])
+            self._pieces = [read]
+            if len(read) < len(BOM) and BOM.startswith(read):
                 return []
             self._begun = True
-            text = text.removeprefix(b"\xef\xbb\xbf")
-        if b"\r" in text:
-            self._after_cr = text.endswith(b"\r")
-            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = text.split(b"\n")
-        if len(self._rest) > self._max:
-            raise UpstreamFailed("The provider sent an endless line.")
+            self._pieces = []
+            read = read.removeprefix(BOM)
+        if b"\r" in read:
+            self._after_cr = read.endswith(b"\r")
+            read = read.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in read:
+            # Joined when the line ends: a line that drips in is not copied at each drop.
+            self._wait(read)
+            return []
+        *lines, rest = b"".join([*self._pieces, read]).split(b"\n")
+        self._pieces, self._waiting = [], 0
         events: list[tuple[bytes, bytes]] = []
         for line in lines:
-            if not line:
-                if self._data:
-                    events.append((self._name, b"\n".join(self._data)))
-                self._name, self._data, self._held = b"", [], 0
+            if line:
+                self._take(line)
                 continue
-            self._take(line)
+            if self._data:
+                events.append((self._name, b"\n".join(self._data)))
+            self._name, self._data, self._held = b"", [], 0
+        self._wait(rest)
         return events
+
+    def _wait(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._waiting += len(piece)
+        if self._waiting > self._max:
+            raise UpstreamFailed("The provider sent an endless line.")
 
     def _take(self, line: bytes) -> None:
         if len(line) > self._max:
@@ -61,7 +73,7 @@ class SSEReader:
         field, _, content = line.partition(b":")
         content = content.removeprefix(b" ")
         if field == b"data":
-            self._held += len(content)
+            self._held += len(content) + 1
             if self._held > self._max:
                 raise UpstreamFailed("The provider sent an endless event.")
             self._data.append(content)

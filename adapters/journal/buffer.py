@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 from domain.errors import ApiError, Unavailable
@@ -23,7 +24,11 @@ MAX_PAUSE = 5.0
 
 
 class BufferedJournal:
-    """`limit` is the number of requests whose rows may be under way at once."""
+    """`limit` is the number of requests whose rows may be under way at once.
+
+    Rows that were never opened (hits and refusals: no provider was paid) may wait beside them up to the same number
+    again. Whoever opens a row closes it, in a `finally`: an open row keeps its place until then.
+    """
 
     def __init__(self, ledger: UsageLog, limit: int = 100_000) -> None:
         self._ledger = ledger
@@ -31,6 +36,8 @@ class BufferedJournal:
         self._closed: deque[UsageRecord] = deque()
         self._open: set[str] = set()
         self._failing = False
+        self._dropped = 0
+        self._shipping = asyncio.Lock()
 
     @property
     def backlog(self) -> int:
@@ -38,11 +45,17 @@ class BufferedJournal:
 
     def open(self, record: UsageRecord) -> None:
         if len(self._closed) + len(self._open) >= self._limit:
-            raise Unavailable("The usage journal is full; nothing can be billed now.", retry_after=5)
+            raise Unavailable(
+                "The usage journal is full; nothing can be billed now.", retry_after=5
+            )
         self._open.add(record.id)
 
     def close(self, record: UsageRecord) -> None:
-        self._open.discard(record.id)
+        if record.id in self._open:
+            self._open.remove(record.id)
+        elif len(self._closed) >= 2 * self._limit:
+            self._dropped += 1
+            return
         self._closed.append(record)
 
     async def run(self) -> None:
@@ -53,27 +66,37 @@ class BufferedJournal:
             pause = PAUSE if await self._ship() else min(pause * 2, MAX_PAUSE)
 
     async def drain(self, timeout: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._closed:
                     if not await self._ship():
                         await asyncio.sleep(PAUSE)
-        except TimeoutError:
+        if self._closed:
             log.error("usage rows were lost at the end", extra={"rows": len(self._closed)})
 
     async def _ship(self) -> bool:
-        while self._closed:
-            batch = list(islice(self._closed, BATCH))
-            try:
-                await asyncio.shield(self._ledger.append(batch))
-            except ApiError:
-                if not self._failing:
-                    log.warning("the ledger is away; usage rows wait in memory")
-                self._failing = True
-                return False
-            for _ in batch:
-                self._closed.popleft()
+        # One at a time: two that send the same rows would both take them off the queue, and others with them.
+        async with self._shipping:
+            while self._closed:
+                batch = list(islice(self._closed, BATCH))
+                try:
+                    await asyncio.shield(self._ledger.append(batch))
+                except ApiError:
+                    self._note_failure()
+                    return False
+                for _ in batch:
+                    self._closed.popleft()
+            self._note_success()
+            return True
+
+    def _note_failure(self) -> None:
+        if not self._failing:
+            log.warning("the ledger is away; usage rows wait in memory")
+        self._failing = True
+
+    def _note_success(self) -> None:
         if self._failing:
             log.info("the ledger is back")
-        self._failing = False
-        return True
+        if self._dropped:
+            log.error("usage rows of unpaid requests were dropped", extra={"rows": self._dropped})
+        self._failing, self._dropped = False, 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from adapters.redis.breaker import Breaker
@@ -30,6 +31,7 @@ COMMAND_TIMEOUT = 0.05
 MAX_UNANSWERED = 16 << 20
 
 _LATE = 0.01
+_STEPS = 10
 _UNREADY = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
 
 
@@ -135,8 +137,11 @@ class RedisLink:
         self._waiting.extend((command, deadline) for command in commands)
         self._connect_soon()
 
-    def _sweep(self, again: bool = False) -> None:
-        """Looks at the oldest command only: all have the same time, so none behind it is due earlier."""
+    def _sweep(self, seen: float | None = None) -> None:
+        """Looks at the oldest command only: all have the same time, so none behind it is due earlier.
+
+        `seen` is the deadline that an earlier look found long past.
+        """
         assert self._loop is not None
         self._sweeper = None
         due = self._oldest_deadline()
@@ -145,9 +150,9 @@ class RedisLink:
         late = self._loop.time() - due
         if late < 0:
             self._sweeper = self._loop.call_at(due, self._sweep)
-        elif late > _LATE and not again:
+        elif late > _LATE and due != seen:
             # It was our own loop that stood still. What has arrived meanwhile is read before the next look.
-            self._sweeper = self._loop.call_later(_LATE / 2, self._sweep, True)
+            self._sweeper = self._loop.call_later(_LATE / 2, self._sweep, due)
         else:
             self._time_out(self._loop.time())
 
@@ -162,13 +167,12 @@ class RedisLink:
         if self._connection is not None:
             self._connection.end(reason)
             return
-        # Nothing of these was sent, so the connection in the making is not in doubt.
+        # Nothing of these was sent: the connection in the making is not in doubt, and its own end will count.
         while self._waiting and self._waiting[0][1] <= now:
             (packed, future), _ = self._waiting.popleft()
             self._queued -= len(packed)
             fail(future, NoAnswer(reason))
-        self._count_failure(reason)
-        if self._waiting and self._sweeper is None:
+        if self._waiting:
             self._sweeper = self._loop.call_at(self._waiting[0][1], self._sweep)
 
     # --- the connection --------------------------------------------------------------------------
@@ -184,7 +188,7 @@ class RedisLink:
         loop = asyncio.get_running_loop()
         target = self._target
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with _patience(self._connect_timeout):
                 _, connection = await loop.create_connection(
                     lambda: Connection(self._heard, self._lost),
                     target.host,
@@ -216,7 +220,7 @@ class RedisLink:
             lines.insert(0, ("AUTH", *user, target.password))
         commands = [(pack(line), loop.create_future()) for line in lines]
         connection.send(commands, 0.0)
-        async with asyncio.timeout(self._command_timeout):
+        async with _patience(self._command_timeout):
             for _, future in commands:
                 await future
         if connection.dead:  # it answered and left, before we came to look
@@ -281,6 +285,31 @@ class RedisLink:
         if self._breaker.allows():
             self._connect_soon()
         self._probe_later()
+
+
+@asynccontextmanager
+async def _patience(seconds: float) -> AsyncIterator[None]:
+    """A timeout in ten steps. Connecting takes many turns of the loop: if those are slow, so are the steps, and an
+    overloaded process, which needs its cache most, can still connect."""
+    loop = asyncio.get_running_loop()
+    steps_left = _STEPS
+    timer: asyncio.TimerHandle | None = None
+    async with asyncio.timeout(None) as scope:
+
+        def step() -> None:
+            nonlocal steps_left, timer
+            if steps_left == 0:
+                scope.reschedule(loop.time())
+                return
+            steps_left -= 1
+            timer = loop.call_later(seconds / _STEPS, step)
+
+        step()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
 
 def _why(exc: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""PostgreSQL through aiopg: a pool that opens when first asked, bounded in every wait, healing by itself.
+"""PostgreSQL through aiopg: connected when first asked, bounded in every wait, healing by itself.
 
 Works through a transaction pooler (PgBouncer, Supavisor): nothing is left behind in a session. Each statement
 travels with its `SET LOCAL`s in one simple query, which the server runs as one transaction in one round trip
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import aiopg
@@ -19,6 +19,7 @@ import psycopg2
 from psycopg2 import errorcodes, errors, extensions
 
 from adapters.sql.db import POSTGRES, Params, Row, storable
+from adapters.sql.pool import Connection, Pool, drop
 from domain.errors import ApiError, Unavailable
 
 SCHEMA = "watchllm"
@@ -58,16 +59,9 @@ class PostgresDb:
         if not _NAME.fullmatch(schema):
             raise ValueError(f"not a plain schema name: {schema!r}")
         _check_url(url)
-        self._url = url
         self._schema = schema
-        self._connect_timeout = connect_timeout
-        self._pool_wait = pool_wait
         self._statement_timeout = statement_timeout
-        self._connections = connections
-        # aiopg wakes nobody when a broken connection comes back, so the waiting is done here.
-        self._slots = asyncio.Semaphore(connections)
-        self._pool: aiopg.Pool | None = None
-        self._closed = False
+        self._pool = Pool(url, connections, pool_wait, connect_timeout)
         self._well = True
 
     async def rows(self, sql: str, params: Params | None = None, /) -> list[Row]:
@@ -81,30 +75,19 @@ class PostgresDb:
         patience = EXCLUSIVE_WAIT if exclusive else self._statement_timeout
         async with self._connection() as connection:
             statements = _Statements(connection, patience)
-            try:
-                idle = f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(IDLE)}"
-                await statements.script("BEGIN; " + self._settings(patience) + idle)
-                if exclusive:
-                    await self._exclude(statements)
-                yield statements
-                await statements.script("COMMIT")
-            except BaseException:
-                # The server rolls back what loses its connection; no further word can go wrong.
-                _drop(connection)
-                raise
+            idle = f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(IDLE)}"
+            await statements.script("BEGIN; " + self._settings(patience) + idle)
+            if exclusive:
+                await self._exclude(statements)
+            # Who leaves here by an error gives back a connection in mid-transaction, and the pool closes it.
+            yield statements
+            await statements.script("COMMIT")
 
     async def ping(self) -> None:
         await self.rows("SELECT 1 AS well")
 
     async def aclose(self) -> None:
-        self._closed = True
-        if self._pool is None:
-            return
-        self._pool.terminate()
-        # It waits for connections that are just being made, and forgets to wake up when making one fails.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._connect_timeout):
-                await self._pool.wait_closed()
+        self._pool.close()
 
     async def _ask(self, sql: str, params: Params | None) -> tuple[list[Row], int]:
         """Once more on a new connection if the first was dead, as all are after the server was restarted."""
@@ -112,7 +95,7 @@ class PostgresDb:
             try:
                 found = await self._ask_once(sql, params)
             except _ConnectionLostError:
-                await self._opened().clear()
+                self._pool.clear()
                 found = await self._ask_once(sql, params)
         except Unavailable as exc:
             self._notice(exc.__cause__)
@@ -126,44 +109,11 @@ class PostgresDb:
             return await statements.ask(self._settings(self._statement_timeout), sql, params)
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[aiopg.Connection]:
-        if self._closed:
-            raise Unavailable("The database is closed.")
-        try:
-            async with asyncio.timeout(self._pool_wait):
-                await self._slots.acquire()
-        except TimeoutError as exc:
-            raise Unavailable("All connections to the database are in use.") from exc
-        try:
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with AsyncExitStack() as stack:
             with _failures():
-                connection = await self._opened().acquire()
-            try:
-                yield connection
-            finally:
-                self._opened().release(connection)
-        finally:
-            self._slots.release()
-
-    def _opened(self) -> aiopg.Pool:
-        if self._pool is None:
-            self._pool = aiopg.Pool(
-                self._url,
-                minsize=0,
-                maxsize=self._connections,
-                timeout=self._connect_timeout,
-                enable_json=False,
-                enable_hstore=False,
-                enable_uuid=False,
-                echo=False,
-                on_connect=None,
-                pool_recycle=-1,
-                keepalives=1,
-                keepalives_idle=10,
-                keepalives_interval=3,
-                keepalives_count=3,
-                fallback_application_name="watchllm",
-            )
-        return self._pool
+                connection = await stack.enter_async_context(self._pool.connection())
+            yield connection
 
     def _settings(self, patience: float) -> str:
         # Names and numbers of our own, checked above; SET takes no parameters.
@@ -205,7 +155,7 @@ class _ConnectionLostError(Unavailable):
 class _Statements:
     """The statements of one connection."""
 
-    def __init__(self, connection: aiopg.Connection, patience: float) -> None:
+    def __init__(self, connection: Connection, patience: float) -> None:
         self._connection = connection
         self._patience = patience
 
@@ -244,14 +194,8 @@ class _Statements:
             except psycopg2.Error as exc:
                 if not (connection.closed or _is_last_word(exc)):
                     raise
-                _drop(connection)
+                drop(connection)
                 raise _ConnectionLostError from exc
-
-
-def _drop(connection: aiopg.Connection) -> None:
-    # Never twice: aiopg would take the reader off a descriptor that may be another connection's by now.
-    if not connection.closed:
-        connection.close()
 
 
 def _is_last_word(exc: psycopg2.Error) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -60,6 +61,7 @@ _APPEND_SQLITE = """
 
 _HIT = "hit"
 _DAY = 86_400_000
+_DOLLAR = 10**12
 
 
 class SqlUsageLog:
@@ -80,6 +82,7 @@ class SqlUsageLog:
 
     async def totals(self, project: str, /, since: float, until: float) -> Sequence[UsageTotal]:
         """The model is the one that answered, or the one asked for where none did."""
+        # Dollars and the rest are added up apart: a sum in SQLite is an error from 2^63 on.
         found = await self._db.rows(
             """
             SELECT at / :day AS day,
@@ -90,8 +93,10 @@ class SqlUsageLog:
                    SUM(input_tokens + cache_read_tokens + cache_write_tokens
                        + cache_write_1h_tokens + audio_input_tokens) AS prompt_tokens,
                    SUM(output_tokens + audio_output_tokens) AS completion_tokens,
-                   COALESCE(SUM(cost), 0) AS cost,
-                   COALESCE(SUM(avoided), 0) AS avoided
+                   COALESCE(SUM((cost - cost % :dollar) / :dollar), 0) AS cost_dollars,
+                   COALESCE(SUM(cost % :dollar), 0) AS cost_rest,
+                   COALESCE(SUM((avoided - avoided % :dollar) / :dollar), 0) AS avoided_dollars,
+                   COALESCE(SUM(avoided % :dollar), 0) AS avoided_rest
               FROM usage_log
              WHERE project = :project AND at >= :since AND at < :until
              GROUP BY 1, 2, 3
@@ -102,6 +107,7 @@ class SqlUsageLog:
                 "until": millis(until),
                 "hit": _HIT,
                 "day": _DAY,
+                "dollar": _DOLLAR,
             },
         )
         # Sorted here, since a database sorts text by rules of its own.
@@ -157,6 +163,10 @@ def _total(row: Row) -> UsageTotal:
         hits=int(row["hits"]),
         prompt_tokens=int(row["prompt_tokens"]),
         completion_tokens=int(row["completion_tokens"]),
-        cost=int(row["cost"]),
-        avoided=int(row["avoided"]),
+        cost=_money(row["cost_dollars"], row["cost_rest"]),
+        avoided=_money(row["avoided_dollars"], row["avoided_rest"]),
     )
+
+
+def _money(dollars: int | Decimal, rest: int | Decimal) -> int:
+    return int(dollars) * _DOLLAR + int(rest)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from attrs import field
+
 from domain.headers import Headers
 from domain.request import Endpoint
 from domain.value import value
@@ -18,10 +20,10 @@ class Call:
 
     id: str
     endpoint: Endpoint
-    bearer: str
+    bearer: str = field(repr=False)
     cache_control: str
     cache_ttl: str
-    raw: bytes
+    raw: bytes = field(repr=False)
     began: float
 
 
@@ -30,7 +32,7 @@ class Answer:
     """A whole answer, to be written in one go."""
 
     headers: Headers
-    body: bytes
+    body: bytes = field(repr=False)
     content_type: str = JSON
 
 

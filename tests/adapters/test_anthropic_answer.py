@@ -426,7 +426,11 @@ async def test_counts_are_replaced_not_added() -> None:
     frames, _ = replay(CUMULATIVE.events, outgoing())
     silent, _ = replay([start(), {**finish("end_turn"), "usage": None}, STOP], outgoing())
 
+    told_null = {"output_tokens": 2, "input_tokens": None, "cache_read_input_tokens": None}
+    kept, _ = replay([start(), finish("end_turn", told_null), STOP], outgoing())
+
     assert frames[-1].usage == Usage(12, 7, output=8)
+    assert kept[-1].usage == Usage(25, 100, 30, 10, output=2)
     assert silent[-1].usage is None
     assert silent[-1].chunk["choices"][0]["finish_reason"] == "stop"
 
@@ -632,6 +636,7 @@ async def test_failures(
     assert found.status == ours
     assert found.code == code
     assert (text in found.message) == shown
+    assert ("own account" in found.message) == (status in (401, 402, 403) or text in (SPENT, POOR))
 
 
 @pytest.mark.parametrize(

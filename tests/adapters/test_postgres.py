@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -13,6 +15,7 @@ import psycopg2
 import pytest
 
 from adapters.sql.migrate import migrate
+from adapters.sql.pool import Connection
 from adapters.sql.postgres import PostgresDb
 from adapters.sql.projects import SqlProjects
 from domain.errors import Unavailable
@@ -79,6 +82,30 @@ async def test_a_restart_costs_nobody_an_answer(server: PostgresServer, db: Post
     server.restart()
 
     assert [0, 1, 2, 3] == await ask_all(db)
+
+    server.restart()
+    for _ in range(4):
+        await asyncio.sleep(0)  # the loop sees that they are dead
+    async with db.transaction() as transaction:
+        assert [{"n": 1}] == await transaction.rows("SELECT 1 AS n")
+
+
+async def test_closed_twice(server: PostgresServer) -> None:
+    """Closing a connection again does no harm to the one that has its descriptor now."""
+    first = Connection(server.url, 1.0, enable_hstore=False)
+    await first
+    descriptor = first.raw.fileno()
+    first.close()
+    second = Connection(server.url, 1.0, enable_hstore=False)
+    await second
+    assert descriptor == second.raw.fileno()
+
+    first.close()
+
+    cursor = await second.cursor()
+    await cursor.execute("SELECT 1", timeout=1.0)
+    assert (1,) == await cursor.fetchone()
+    second.close()
 
 
 async def test_a_dead_connection_is_tried_once_more(
@@ -235,6 +262,31 @@ async def test_a_failover_to_a_reader(server: PostgresServer, db: PostgresDb) ->
     # The connection that read is still one that cannot write: it is given up for a new one.
     assert await projects.add(Project("p_1", "shop", "free", 0, 1.0)) is True
     assert [{"pid": reader}] != await db.rows("SELECT pg_backend_pid() AS pid")
+
+
+async def test_descriptors_above_what_select_takes(server: PostgresServer, db: PostgresDb) -> None:
+    """In a process with thousands of sockets a dead connection is noticed and its number may be used again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        await ask_all(db)
+        server.restart()
+        assert [0, 1, 2, 3] == await ask_all(db)
+
+        slow = asyncio.ensure_future(db.rows("SELECT pg_sleep(20)"))
+        await asyncio.sleep(0)
+        server.kill()
+        with pytest.raises(Unavailable):
+            await slow
+        with pytest.raises(Unavailable):
+            await db.ping()
+        server.start()
+        assert [0, 1, 2, 3] == await ask_all(db)
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_nothing_is_left_in_the_session(db: PostgresDb) -> None:

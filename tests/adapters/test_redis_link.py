@@ -142,7 +142,7 @@ async def test_nobody_gets_another_ones_answer(valkey_url):
         wrong += answer != token
 
     def delay() -> float:
-        return 0.08 if chance.random() < 0.01 else chance.random() * 0.004
+        return 0.12 if chance.random() < 0.03 else chance.random() * 0.004
 
     async def caller(link, first):
         for number in range(first, first + 100):
@@ -178,7 +178,7 @@ async def test_a_killed_server_costs_nothing_and_is_found_again(valkey, caplog):
 
 
 async def test_a_stopped_server_costs_one_deadline_each_and_soon_nothing(valkey):
-    """SIGSTOP: 50 ms for a caller, five times at most, then microseconds; it comes back by itself."""
+    """SIGSTOP: 50 ms for a caller, for less than half a second, then microseconds; it comes back by itself."""
     async with aclosing(open_link(valkey.url)) as link:
         assert b"OK" == await link.execute("SET", "k", "v")
         valkey.freeze()
@@ -187,9 +187,9 @@ async def test_a_stopped_server_costs_one_deadline_each_and_soon_nothing(valkey)
         while link.state == "closed":
             took += await failures(link, 1)
 
-        assert len(took) <= 5
+        assert len(took) <= 8
         assert max(took) < 0.09  # 50 ms, and what two busy cores add
-        assert time.perf_counter() - began < 1
+        assert time.perf_counter() - began < 0.5
         assert max(await failures(link, 100)) < 0.01
         valkey.thaw()
         await until(lambda: link.state == "closed", within=2.5)
@@ -242,18 +242,36 @@ async def test_our_own_standstill_is_not_the_servers_fault(valkey):
                 assert b"PONG" == await answer
 
 
+async def test_an_overloaded_process_still_connects(valkey):
+    """Turns of 30 ms each, for as long as it takes: the cache is what could bring the load down."""
+
+    async def hog():
+        while True:
+            time.sleep(0.03)
+            await asyncio.sleep(0)
+
+    load = asyncio.create_task(hog())
+    async with aclosing(open_link(valkey.url)) as link:
+        began = time.perf_counter()
+        while (await timed(link.execute("PING")))[0] != b"PONG":
+            assert time.perf_counter() - began < 5
+            await asyncio.sleep(0.05)
+        assert [b"PONG"] * 10 == [await link.execute("PING") for _ in range(10)]
+    load.cancel()
+
+
 async def test_failures_nobody_asks_about_are_not_told(caplog):
     """A caller may drop its answer; the log is not the place where it turns up."""
     async with fake_server(lambda _: b"") as (_, url):
         pass
     async with aclosing(open_link(url)) as link:
-        dropped = [link.execute("GET", "k") for _ in range(3)]
-        await until(lambda: all(answer.done() for answer in dropped), within=1)
-        del dropped
+        for _ in range(3):
+            link.execute("GET", "k")
+        await failures(link, 5)
         link.execute("GET", "k")
         gc.collect()
 
-    assert [] == caplog.messages
+    assert [] == [record for record in caplog.records if record.name == "asyncio"]
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,16 @@ SEEN: list[tuple[str, bool, Bytes]] = [
     ("many_1xx", False, lambda got: b" 200 OK" in got and got.endswith(b"}")),
     ("many_1xx", True, lambda got: got.endswith(b"[DONE]\n\n")),
     ("gzip", False, lambda got: b"content-encoding: gzip" in got and len(got) < 100_000),
+    ("no_choices", False, lambda got: b'"choices":[],' in got),
+    ("no_choices", True, lambda got: b'"choices":[{' not in got),
+    ("no_text", False, lambda got: b'"content":""' in got),
+    ("no_text", True, lambda got: b'"content":"' in got and b"canary" not in got),
+    ("no_finish", False, lambda got: b'"finish_reason":null' in got),
+    ("content_filter", True, lambda got: b'"finish_reason":"content_filter"' in got),
+    ("length_unasked", False, lambda got: b'"finish_reason":"length"' in got),
+    ("refusal", False, lambda got: b'"content":null,"refusal":"I will not."' in got),
+    ("refusal", True, lambda got: b'"refusal":"I will not."' in got),
+    ("wrong_type", True, lambda got: b"content-type: text/plain" in got and b"[DONE]" in got),
     ("json_for_stream", True, lambda got: b"application/json" in got),
 ]
 
@@ -373,6 +383,27 @@ async def test_faults_that_do_not_end(
         assert caught.type is TimeoutError
     if name.startswith("reset"):
         assert caught.type is ConnectionResetError
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("no_choices", b'"content":[]'),
+        ("no_finish", b'"stop_reason":null'),
+        ("content_filter", b'"stop_reason":"refusal"'),
+        ("length_unasked", b'"stop_reason":"model_context_window_exceeded"'),
+        ("ok_with_error", b'{"type":"error","error":{"type":"overloaded_error"'),
+        ("529", b'"type":"overloaded_error"'),
+        ("bad_usage", b'"input_tokens":-1'),
+    ],
+)
+async def test_faults_in_the_dialect_of_anthropic(
+    upstream: ScriptedUpstream, name: str, seen: bytes
+) -> None:
+    """The same names mean the same in Anthropic's words."""
+    await upstream.break_with(name)
+
+    assert seen in await ask(upstream, request(PATHS["anthropic"], CLAUDE))
 
 
 @pytest.mark.parametrize("streamed", [True, False])

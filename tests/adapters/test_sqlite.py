@@ -136,15 +136,14 @@ async def test_a_cancelled_begin_leaves_no_transaction(ledger: SqliteDb, tmp_pat
                 raise AssertionError("somebody else is writing")
 
         task = asyncio.ensure_future(begin())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.02)  # long enough for the thread to be waiting for the other's lock
         task.cancel()
         other.execute("COMMIT")
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    await SqlUsageLog(ledger).append([RECORD])
-    assert 1 == len(await ledger.rows("SELECT id FROM usage_log"))
+        await SqlUsageLog(ledger).append([RECORD])
+        assert [("0190-1",)] == other.execute("SELECT id FROM usage_log").fetchall()
 
 
 # --- the cache ------------------------------------------------------------------------------------

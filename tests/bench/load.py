@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from attrs import define, field
 
@@ -75,8 +76,8 @@ class Caller(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast(asyncio.Transport, transport)
         self._ask()
 
     def _ask(self) -> None:
@@ -93,18 +94,22 @@ class Caller(asyncio.Protocol):
         if self._load.keep_reads:
             self._reads.append((time.perf_counter(), data.count(b"data: {")))
         self._buffer = self._buffer + data if self._buffer else data
-        answer = split(self._buffer)
+        try:
+            answer = split(self._buffer)
+        except WrongAnswer as wrong:
+            self._end(wrong)
+            return
         if answer is None:
             return
         load = self._load
         load.latencies.append(time.perf_counter() - self._sent_at)
         if load.keep_reads:
             load.reads.append(self._reads)
-        wrong = load.check(*answer)
-        if wrong is None:
+        problem = load.check(*answer)
+        if problem is None:
             self._ask()
         else:
-            self._end(WrongAnswer(wrong))
+            self._end(WrongAnswer(problem))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(WrongAnswer("the connection was closed before its answer was whole"))
@@ -138,7 +143,7 @@ def split(buffer: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _dechunked(body: bytes) -> bytes:
-    pieces = []
+    pieces: list[bytes] = []
     while True:
         size, _, body = body.partition(b"\r\n")
         length = int(size, 16)
@@ -167,9 +172,12 @@ async def drive(
         callers.append(caller.done)
     try:
         async with asyncio.timeout(seconds + PATIENCE):
-            await asyncio.gather(*callers)
+            ends = await asyncio.gather(*callers, return_exceptions=True)
     except TimeoutError:
         raise WrongAnswer(f"an answer did not come within {PATIENCE:.0f} s") from None
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
     return load
 
 
@@ -186,7 +194,12 @@ async def ask(port: int, request: bytes, check: Check) -> tuple[bytes, bytes]:
 
 
 async def pace(
-    ports: Sequence[int], requests: Sequence[Request], checks: Sequence[Check], *, rate: float, count: int
+    ports: Sequence[int],
+    requests: Sequence[Request],
+    checks: Sequence[Check],
+    *,
+    rate: float,
+    count: int,
 ) -> list[list[float]]:
     """`rate` questions a second to each port in turn, whether or not the last was answered; their latencies.
 

@@ -32,7 +32,9 @@ class Server:
     _process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, name: str, command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> Server:
+    def start(
+        cls, name: str, command: Sequence[str], folder: Path, environ: Mapping[str, str]
+    ) -> Server:
         """Does not wait for it. `{port}` in the command becomes a free one."""
         port = _free_port()
         log = folder / f"{name}.log"

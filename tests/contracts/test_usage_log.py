@@ -34,7 +34,7 @@ RECORD = UsageRecord(
     outcome="miss",
     status=200,
     usage=USAGE,
-    cost=2**53 + 1,
+    cost=2**60 + 1,
     avoided=None,
     price_version="2026-02-28",
     first_byte_ms=120.25,
@@ -94,7 +94,7 @@ async def test_two_appenders_of_the_same_rows(log: SqlUsageLog, open_db: Callabl
         await second.aclose()
 
     [total] = await all_of(log)
-    assert 500 == total.requests
+    assert (500, 500 * (2**60 + 1)) == (total.requests, total.cost)
 
 
 async def test_totals_add_up(log: SqlUsageLog) -> None:
@@ -117,7 +117,7 @@ async def test_totals_add_up(log: SqlUsageLog) -> None:
         1,
         3 * USAGE.prompt,
         3 * USAGE.completion,
-        2**53 + 1,
+        2**60 + 1,
         10**15,
     )
     assert expected == total

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,13 @@ from app.services.keys import FreshKey
 from app.services.projects import FirstStart
 from domain import apikey
 from domain.project import Project
+from tests.support.postgres import new_server
 
 ROOT = Path(__file__).parents[2]
 MASTER = "Zt3vQ8mK1xY7rB5nW2jL9pD4sF6hG0aC"
 SECRET = "hunter2"
 
 Invoke = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _loop_of_its_own() -> None:
-    """None here: each command makes and ends a loop itself, as it does in a terminal."""
 
 
 @pytest.fixture
@@ -50,7 +47,9 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
     monkeypatch.setenv("WATCHLLM_DATA_DIR", str(tmp_path / "data"))
 
     def run(*words: str, **given: str) -> Result:
-        return CliRunner().invoke(cli.main, words, env=given)
+        # A command ends the loop it ran in; in this thread that would be the other tests' loop too.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(CliRunner().invoke, cli.main, words, env=given).result()
 
     yield run
     root.handlers, root.level = before
@@ -428,3 +427,40 @@ def test_a_database_that_is_away(shell: Shell) -> None:
     assert 1 == done.returncode
     assert done.stderr.endswith("Error: The database is not available.\n")
     assert SECRET not in done.stderr
+
+
+@pytest.mark.postgres
+def test_a_database_server_is_migrated_by_hand(shell: Shell) -> None:
+    """Until `migrate` ran, every other command says so; migrating goes over the direct URL where there is one."""
+    server = new_server()
+    try:
+        server.start()
+        settings = {"DATABASE_URL": server.url, "WATCHLLM_SECRET_KEY": MASTER}
+        early = shell("project", "list", **settings)
+        sick = shell("doctor", **settings)
+        away = "postgresql://u@127.0.0.1:1/pooler"
+        first = shell(
+            "migrate", **{**settings, "DATABASE_URL": away, "DATABASE_DIRECT_URL": server.url}
+        )
+        second = shell("migrate", **settings)
+        project = shell.json("project", "create", "acme", **settings)
+        key = shell.json("key", "create", "acme", **settings)
+        listed = shell.json("key", "list", project["id"], **settings)
+        well = shell("doctor", **settings)
+    finally:
+        server.remove()
+
+    assert (
+        2,
+        "Error: DATABASE_URL has no current schema yet; run `watchllm migrate` first\n",
+    ) == (
+        early.returncode,
+        early.stderr,
+    )
+    assert 1 == sick.returncode
+    assert "Run: watchllm migrate" in sick.stdout
+    assert (0, True) == (first.returncode, "applied" in first.stdout), first.stderr
+    assert "already" in second.stdout
+    assert [key["id"]] == [one["id"] for one in listed]
+    assert (0, True) == (well.returncode, "database: PostgreSQL answers" in well.stdout)
+    assert not (shell.data / "wl" / "watchllm.db").exists()

@@ -16,6 +16,7 @@ from app.doctor import BROKEN, OFF, OK, WARNING, Finding
 from config.secrets import SettingError
 from config.settings import read_settings
 from tests.conftest import async_fixture
+from tests.support.valkey import valkey_cluster, valkey_server
 
 MASTER = "Zt3vQ8mK1xY7rB5nW2jL9pD4sF6hG0aC"
 KEY = "sk-hunter2hunter2"
@@ -140,6 +141,31 @@ async def test_servers_that_are_away(examine: Examine) -> None:
     assert "DATABASE_URL" in found["database"].mend
     assert "REDIS_URL" in found["redis"].mend
     assert "OPENAI_BASE_URL" in found["openai"].mend
+
+
+@pytest.mark.valkey
+@pytest.mark.parametrize(
+    ("options", "state", "word"),
+    [((), OK, "answers"), (("--requirepass", "other"), BROKEN, "NOAUTH")],
+)
+async def test_a_redis_server(
+    examine: Examine, options: tuple[str, ...], state: str, word: str
+) -> None:
+    """It is asked over the link that the proxy will use."""
+    with valkey_server(*options) as server:
+        found = await examine(REDIS_URL=server.url)
+
+    assert state == found["redis"].state
+    assert word in found["redis"].message
+
+
+@pytest.mark.valkey
+async def test_a_redis_cluster(examine: Examine) -> None:
+    with valkey_cluster() as servers:
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        found = await examine(REDIS_URL=f"redis+cluster://{hosts}")
+
+    assert OK == found["redis"].state
 
 
 async def test_a_data_directory_that_is_none(examine: Examine, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from adapters.sql.sqlite import SqliteDb
 from app.services.keys import FreshKey, KeyRing, ends_at, is_live
 from app.services.projects import ProjectBook, first_start
 from domain import apikey
-from domain.errors import InvalidRequest, NotFound
-from domain.project import PROJECT, TEST, Grant
+from domain.errors import InvalidRequest, NotFound, Unavailable
+from domain.project import PROJECT, TEST, ApiKey, Grant
 from tests.conftest import Clock, async_fixture
 
 PEPPER = bytes(range(32))
@@ -174,15 +174,15 @@ async def test_an_unknown_key_is_said_to_be(desk: Desk) -> None:
 
 
 async def test_a_failed_rotation_locks_nobody_out(desk: Desk) -> None:
-    """The old key is ended last: if that fails, it still works."""
+    """The old key is ended last: if the new one cannot be kept, it still works."""
     old = await made(desk)
 
-    class Stuck(SqlKeys):
-        async def end(self, key: str, /, at: float) -> bool:
-            raise OSError("disk full")
+    class Full(SqlKeys):
+        async def add(self, key: ApiKey, digest: bytes, /) -> None:
+            raise Unavailable("disk full")
 
-    desk.ring.keys = Stuck(desk.keys._db, desk.keys._clock)
-    with pytest.raises(OSError, match="disk full"):
+    desk.ring.keys = Full(desk.keys._db, desk.keys._clock)
+    with pytest.raises(Unavailable):
         await desk.ring.rotate(old.id, grace=0)
     assert await desk.grant(old.key) is not None
 

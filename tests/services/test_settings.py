@@ -150,6 +150,10 @@ def test_a_variable_is_read(name: str, text: str, path: str, expected: object) -
         ("REDIS_URL", "redis://:hunter2/@cache:6379"),
         ("REDIS_URL", "redis://[hunter2"),
         ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://a,b"),
+        ("REDIS_URL", "redis+cluster://a:7000,,b"),
+        ("REDIS_URL", "redis://cache/0?password=hunter2"),
+        ("REDIS_URL", "redis://:pass#hunter2@cache"),
         ("SMTP_URL", "imap://u:hunter2@mail"),
         ("STRIPE_WEBHOOK_SECRET", "hunter2"),
         ("STRIPE_WEBHOOK_SECRET", "whsec_a,hunter2"),
@@ -212,9 +216,18 @@ def test_databases_that_are_known(url: str) -> None:
     assert not settings.embedded
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster"])
-def test_redis_schemes(scheme: str) -> None:
-    assert read(REDIS_URL=f"{scheme}://:pw@cache:6379/1").redis.url is not None
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache",
+        "redis://[::1]:6379/1",
+        "rediss://u:p,w@cache:6379/1",
+        "redis+cluster://:pw@a:7000,b:7001,c",
+        "rediss+cluster://a",
+    ],
+)
+def test_servers_that_redis_is_found_at(url: str) -> None:
+    assert read(REDIS_URL=url).redis.url == SecretUrl(url)
 
 
 def test_lists_are_split() -> None:

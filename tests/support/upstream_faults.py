@@ -2,7 +2,8 @@
 
 A fault is a function of the call and of how many good events a stream brings before it; plain answers pass over that
 number. `refuse` has no entry: it needs the listening socket, see `ScriptedUpstream.break_with`. Faults of `STREAM_ONLY`
-leave plain answers good. Errors by status are in `upstream_refusals`.
+leave plain answers good. Errors by status are in `upstream_refusals`, whole
+answers that are not to be kept in `upstream_shapes`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from attrs import evolve
 from tests.support import upstream_anthropic, upstream_openai
 from tests.support.upstream_refusals import KINDS, SECRET, out_of_quota, page, redirect, status
 from tests.support.upstream_reply import Call, Ending, Reply, Step
+from tests.support.upstream_shapes import SHAPES
 
 Fault = Callable[[Call, int], Reply]
 
@@ -346,6 +348,7 @@ FAULTS: dict[str, Fault] = {
     "usage_as_fraction": partial(_counted, written=b"1.5"),
     "giant_usage": partial(_counted, written=b"1000000000000"),
     "no_usage": no_usage,
+    **SHAPES,
     "redirect": redirect,
     "429_quota": out_of_quota,
     "502_page": partial(page, number=502),

@@ -1,0 +1,346 @@
+"""The scenarios: what is asked of the product, what must come back, and what it may cost.
+
+A scenario is a function of the sitting (the servers that run side by side) and gives its figures. Goals are those of
+docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import pairwise
+
+import orjson
+from attrs import define, field
+
+from domain import apikey
+from tests.bench.load import (
+    Check,
+    Load,
+    Request,
+    WrongAnswer,
+    answers,
+    ask,
+    drive,
+    pace,
+    percentile,
+)
+from tests.bench.processes import Server
+
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+WHOLE = "gpt-bench-150x0"
+"""The scripted provider answers it at once, with about 1 kB."""
+STREAMED = "gpt-bench-100x5"
+"""A stream of 100 chunks, 5 ms apart."""
+CHUNKS = 100
+STREAMS = 20
+BODIES = 64
+"""Different questions whose answers are asked for again and again."""
+VECTOR = 1536
+
+LATE = 0.035
+"""Seconds between two chunks sent 5 ms apart that speak of Nagle's algorithm: it waits for an ACK, 40 ms on Linux."""
+
+
+@define
+class Figure:
+    """One line of the report. Over twice its `goal` a `ratio` is a gross loss; `later` is what we want in the end."""
+
+    name: str
+    title: str
+    unit: str
+    measured: float
+    goal: float | None = None
+    later: float | None = None
+    ratio: float | None = None
+    p50: float | None = None
+    p99: float | None = None
+    own: float | None = None
+    """CPU microseconds of the load generator, per request or chunk."""
+    note: str = ""
+
+
+@define
+class Sitting:
+    """What runs. `watchllm` is the embedded product, `shared` the one whose answers are in Redis only."""
+
+    quick: bool
+    yardstick: Server
+    upstream: Server
+    watchllm: Server
+    shared: Server | None
+    redis_hits: Callable[[], int] | None
+    key: str
+    started_in: float
+    h: list[float] = field(factory=list)
+
+    def many(self, default: int) -> int:
+        return default // 4 if self.quick else default
+
+
+Scenario = Callable[[Sitting], Awaitable[list[Figure]]]
+
+
+# --- what is asked --------------------------------------------------------------------------------------
+
+
+def post(path: str, key: str, document: Mapping[str, object]) -> bytes:
+    body = orjson.dumps(document)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench\r\nAccept: application/json\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def question(number: int | str, model: str = WHOLE, **more: object) -> dict[str, object]:
+    """About 0.9 kB, of which `number` is the only difference."""
+    system = "You are a helpful assistant who answers in one short paragraph. " * 9
+    return {
+        "model": model,
+        "temperature": 0.2,
+        "messages": [
+            {"role": "system", "content": system},
+            {"role": "user", "content": f"What is the distance to star number {number}?"},
+        ],
+        **more,
+    }
+
+
+def unique(key: str, model: str = WHOLE, path: str = CHAT, **more: object) -> Request:
+    """A question that nobody asked before, each time."""
+    mark = "000000000"
+    before, _, after = post(
+        path, key, question(f"{mark}{os.urandom(4).hex()}", model, **more)
+    ).partition(mark.encode())
+    return lambda number: b"%b%09d%b" % (before, number, after)
+
+
+def repeated(requests: list[bytes]) -> Request:
+    return lambda number: requests[number % len(requests)]
+
+
+# --- measuring --------------------------------------------------------------------------------------------
+
+
+async def measure(
+    server: Server, request: Request, check: Check, count: int, **how: int | bool
+) -> tuple[Load, float, float]:
+    """The load, then CPU microseconds per answer: the server's (with what it put off) and our own."""
+    before, own = await server.settled_cpu(), time.process_time()
+    load = await drive(server.port, request, check, count=count, **how)  # type: ignore[arg-type]
+    own = time.process_time() - own
+    used = await server.settled_cpu() - before
+    done = len(load.latencies)
+    return load, used / done * 1e6, own / done * 1e6
+
+
+def figure(name: str, title: str, load: Load, used: float, own: float, **goals: float) -> Figure:
+    p50, p99 = (percentile(load.latencies, share) * 1e3 for share in (0.5, 0.99))
+    return Figure(name, title, "us", used, p50=p50, p99=p99, own=own, **goals)  # type: ignore[arg-type]
+
+
+async def yardstick(sitting: Sitting) -> list[Figure]:
+    request = repeated([post(CHAT, sitting.key, question(0))])
+    check = answers(200, "HIT")
+    await drive(sitting.yardstick.port, request, check, count=500)
+    load, used, own = await measure(sitting.yardstick, request, check, sitting.many(10_000))
+    sitting.h.append(used)
+    return [figure("H", "yardstick: a bare RequestHandler", load, used, own)]
+
+
+async def _filled(server: Server, requests: list[bytes]) -> bytes:
+    """Asks each once; the body they are all answered with from now on."""
+    for request in requests:
+        await ask(server.port, request, answers(200))
+    _, body = await ask(server.port, requests[0], answers(200, "HIT"))
+    return body
+
+
+async def miss(sitting: Sitting) -> list[Figure]:
+    check = answers(200, "MISS")
+    server = sitting.watchllm
+    await drive(server.port, unique(sitting.key), check, count=300)
+    load, used, own = await measure(server, unique(sitting.key), check, sitting.many(6_000))
+    title = "miss: plain chat, instant provider, stored"
+    return [figure("S1", title, load, used, own, goal=3.0, later=2.5)]
+
+
+async def memory_hit(sitting: Sitting) -> list[Figure]:
+    server = sitting.watchllm
+    requests = [post(CHAT, sitting.key, question(n)) for n in range(BODIES)]
+    check = answers(200, "HIT", await _filled(server, requests))
+    request = repeated(requests)
+    await drive(server.port, request, check, count=1_000)
+    load, used, own = await measure(server, request, check, sitting.many(16_000))
+    before = server.rss()
+    await drive(server.port, request, check, count=10_000)
+    await server.settled_cpu()
+    after = server.rss()
+    return [
+        figure("S2", "hit from memory", load, used, own, goal=1.5, later=1.0),
+        Figure("RSS", "memory after S2", "MB", before / 1e6, goal=110, later=90),
+        Figure(
+            "growth", "more memory after 10,000 further hits", "MB", (after - before) / 1e6, goal=2
+        ),
+    ]
+
+
+async def redis_hit(sitting: Sitting) -> list[Figure]:
+    server, hits = sitting.shared, sitting.redis_hits
+    assert server is not None
+    assert hits is not None
+    requests = [post(CHAT, sitting.key, question(n)) for n in range(BODIES)]
+    check = answers(200, "HIT", await _filled(server, requests))
+    request = repeated(requests)
+    await drive(server.port, request, check, count=500)
+    before = hits()
+    load, used, own = await measure(server, request, check, sitting.many(8_000))
+    read = hits() - before
+    if read < len(load.latencies):
+        raise WrongAnswer(f"of {len(load.latencies)} hits only {read} were read from Redis")
+    return [figure("S2r", "hit from Redis only", load, used, own, later=1.5)]
+
+
+async def stream_miss(sitting: Sitting) -> list[Figure]:
+    server = sitting.watchllm
+    await drive(
+        server.port, unique(sitting.key, STREAMED, stream=True), stream_check, count=STREAMS
+    )
+    load, used, own = await measure(
+        server,
+        unique(sitting.key, STREAMED, stream=True),
+        stream_check,
+        STREAMS * sitting.many(16),
+        connections=STREAMS,
+        keep_reads=True,
+    )
+    found = figure(
+        "S3",
+        "streamed miss, per chunk (20 at once)",
+        load,
+        used / CHUNKS,
+        own / CHUNKS,
+        goal=0.8,
+        later=0.6,
+    )
+    gap, late, alone = rhythm(load)
+    found.note = f"a chunk each {gap * 1e3:.1f} ms, {alone:.0%} alone, {late:.2%} over {LATE * 1e3:.0f} ms late"
+    if gap > 2 * LATE / 3 or late > 0.1:
+        raise WrongAnswer(f"chunks are held back: {found.note}")
+    return [found]
+
+
+def stream_check(head: bytes, body: bytes) -> str | None:
+    wrong = answers(200, "MISS")(head, body)
+    if wrong is None and b"\r\ncontent-type: text/event-stream" not in head:
+        wrong = "no event stream"
+    chunks = body.count(b'"word "')
+    if wrong is None and chunks != CHUNKS:
+        wrong = f"{chunks} chunks of {CHUNKS}"
+    if wrong is None and not body.endswith(b"data: [DONE]\n\n"):
+        wrong = f"a stream without its end: {body[-200:]!r}"
+    return wrong
+
+
+def rhythm(load: Load) -> tuple[float, float, float]:
+    """The median gap between arrivals, the share of late ones, the share of reads that brought one chunk alone."""
+    gaps: list[float] = []
+    counts: list[int] = []
+    for reads in load.reads:
+        told = [(at, events) for at, events in reads if events]
+        # The first read may bring the head too, the last the ending.
+        inner = told[1:-1]
+        counts += [events for _, events in inner]
+        gaps += [later - sooner for (sooner, _), (later, _) in pairwise(inner)]
+    late = sum(gap >= LATE for gap in gaps) / len(gaps)
+    return percentile(gaps, 0.5), late, counts.count(1) / len(counts)
+
+
+async def stream_hit(sitting: Sitting) -> list[Figure]:
+    server = sitting.watchllm
+    asked = question("in a stream", STREAMED, stream=True)
+    body = await _filled(server, [post(CHAT, sitting.key, asked)])
+    if b"word " * CHUNKS not in body or not body.endswith(b"data: [DONE]\n\n"):
+        raise WrongAnswer(f"not the whole stream: {body[-200:]!r}")
+    request, check = repeated([post(CHAT, sitting.key, asked)]), answers(200, "HIT", body)
+    await drive(server.port, request, check, count=500)
+    load, used, own = await measure(server, request, check, sitting.many(8_000))
+    return [figure("S4", "streamed hit, the whole stream", load, used, own, later=1.5)]
+
+
+async def embeddings_hit(sitting: Sitting) -> list[Figure]:
+    server = sitting.watchllm
+    asked = {
+        "model": "text-embedding-3-small",
+        "input": "The distance to a star. " * 20,
+        "encoding_format": "base64",
+    }
+    requests = [post(EMBEDDINGS, sitting.key, asked)]
+    body = await _filled(server, requests)
+    if len(orjson.loads(body)["data"][0]["embedding"]) != VECTOR * 4 * 4 / 3:
+        raise WrongAnswer(f"no vector of {VECTOR} numbers")
+    check = answers(200, "HIT", body)
+    await drive(server.port, repeated(requests), check, count=500)
+    load, used, own = await measure(server, repeated(requests), check, sitting.many(8_000))
+    return [figure("S5", "embeddings hit, base64, 1536 numbers", load, used, own, later=1.2)]
+
+
+async def rejected(sitting: Sitting) -> list[Figure]:
+    keys = {
+        "S6": ("rejected: a well-formed key nobody has", apikey.mint("project", os.urandom(48))),
+        "S6m": ("rejected: not a key at all", "sk-this-is-somebody-elses-key"),
+    }
+    found = []
+    for name, (title, key) in keys.items():
+        request = repeated([post(CHAT, key, question(0))])
+        check = answers(401)
+        await drive(sitting.watchllm.port, request, check, count=500)
+        load, used, own = await measure(sitting.watchllm, request, check, sitting.many(8_000))
+        found.append(figure(name, title, load, used, own, later=0.8))
+    return found
+
+
+async def added_latency(sitting: Sitting) -> list[Figure]:
+    count = sitting.many(800)
+    ports = [sitting.watchllm.port, sitting.upstream.port]
+    direct, through = unique(sitting.key), unique(sitting.key)
+    checks = [answers(200, "MISS"), answers(200)]
+    await pace(ports, [through, direct], checks, rate=50, count=20)
+    through, direct = unique(sitting.key), unique(sitting.key)
+    before = sitting.watchllm.cpu()
+    proxied, plain = await pace(ports, [through, direct], checks, rate=50, count=count)
+    used = (await sitting.watchllm.settled_cpu() - before) / count * 1e6
+    shares = {0.5: ("p50", 1.5), 0.99: ("p99", 5.0)}
+    found = []
+    for share, (name, later) in shares.items():
+        added = (percentile(proxied, share) - percentile(plain, share)) * 1e3
+        found.append(
+            Figure("S8", f"added latency at 50 a second, {name}", "ms", added, later=later)
+        )
+    found[0].note = f"{used:.0f} us of CPU a request with caches cold"
+    return found
+
+
+async def start(sitting: Sitting) -> list[Figure]:
+    title = "`watchllm serve` to its first answer"
+    return [Figure("start", title, "s", sitting.started_in, later=1.5)]
+
+
+BEFORE: dict[str, Scenario] = {
+    "start": start,
+    "S2": memory_hit,
+    "S4": stream_hit,
+    "S5": embeddings_hit,
+    "S6": rejected,
+}
+"""Memory is read before thousands of different answers have filled the cache."""
+AFTER: dict[str, Scenario] = {
+    "S2r": redis_hit,
+    "S1": miss,
+    "S3": stream_miss,
+    "S8": added_latency,
+}
+NAMES = (*BEFORE, *AFTER)
