@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from attrs import define, field
@@ -23,6 +22,7 @@ from adapters.journal.buffer import BufferedJournal
 from adapters.memory.cache import MemoryCache
 from adapters.providers.sandbox import Sandbox
 from adapters.tiered import TieredCache
+from app import version
 from app.desk import Storage
 from app.services.admission import Admission
 from app.services.background import Background
@@ -110,7 +110,7 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         {name: maker for name, maker in makers.items() if name != SANDBOX}, catalogue
     )
     health = Health(
-        {"redis": redis, "supabase": None if settings.embedded else storage.db}, release(), clock
+        {"redis": redis, "supabase": None if settings.embedded else storage.db}, version(), clock
     )
     proxy = Proxy(
         admission=admission,
@@ -127,7 +127,7 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         entry_bytes=settings.cache.entry_bytes,
         most_in_flight=settings.listening.max_in_flight,
     )
-    rooms = Rooms(admission, listing, health, clock, release())
+    rooms = Rooms(admission, listing, health, clock, version())
     handlers = application(rooms, public_url=public_url)
     front = Front(proxy, handlers, _limits(settings), clock, monotonic)
     handlers.settings["front"] = front
@@ -139,13 +139,6 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         loops=[held.watch, listing.keep_fresh, health.watch, journal.run, partial(sweep, front)],
         closers=[held.aclose, close_providers, close_cache],
     )
-
-
-def release() -> str:
-    try:
-        return version("watchllm")
-    except PackageNotFoundError:
-        return "0+source"
 
 
 def _catalogue(settings: Settings) -> Catalogue:

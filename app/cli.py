@@ -113,7 +113,7 @@ def project() -> None:
 
 @project.command("create")
 @click.argument("name")
-@click.option("--plan", default="free", show_default=True, help="A plan of plans.toml.")
+@click.option("--plan", default="unlimited", show_default=True, help="A plan of plans.toml.")
 @AS_JSON
 def project_create(name: str, plan: str, as_json: bool) -> None:
     """Create the project NAME."""

@@ -25,7 +25,7 @@ from app.desk import Storage, greeting, key_ring, missing_steps, open_storage, p
 from app.services.projects import first_start
 from app.web.server import Server
 from config.secrets import SettingError
-from config.settings import Settings
+from config.settings import Settings, every_setting, unused_settings
 from domain.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ RESTART_PAUSE = 1.0
 def run(settings: Settings) -> int:
     """Serves until a signal comes; gives the exit code. Raises SettingError for what cannot be served."""
     check_one_home()
+    for name in unused_settings(os.environ):
+        log.warning("a setting is set that this release does not use yet", extra={"setting": name})
+    _forget_secrets()
     sockets = _listen(settings)
     if settings.listening.processes > 1:
         return _supervise(settings, sockets)
@@ -59,6 +62,13 @@ def check_one_home() -> None:
             "PYTHONPATH",
             f"another package named {strangers[0]} hides WatchLLM's own; install it in an environment of its own",
         )
+
+
+def _forget_secrets() -> None:
+    """What was read is in the settings; a child process or a dump of the environment has no need of it."""
+    for one in every_setting():
+        if one.secret:
+            os.environ.pop(one.name, None)
 
 
 def _listen(settings: Settings) -> list[socket.socket]:

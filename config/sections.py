@@ -322,6 +322,9 @@ class Telemetry:
     )
 
 
+LATER = (Billing, Notices, Telemetry)
+"""Checked when they are set, but nothing reads them yet."""
+
 SECTIONS = (
     Listening,
     Logging,

@@ -19,6 +19,7 @@ from config import parts
 from config.parts import Setting, setting
 from config.secrets import Secret, SettingError, kept_master
 from config.sections import (
+    LATER,
     SECTIONS,
     Anthropic,
     Billing,
@@ -106,6 +107,14 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     return settings
 
 
+def unused_settings(environment: Mapping[str, str]) -> list[str]:
+    """Names that are set for parts of the product that are not built yet, so that nobody relies on them in silence."""
+    sections: tuple[Any, ...] = LATER
+    names = {field.converter.name for section in sections for field in attrs.fields(section)}
+    names.add("WATCHLLM_METRICS_PORT")
+    return sorted(name for name in names if environment.get(name))
+
+
 def every_setting() -> Iterator[Setting]:
     sections: tuple[Any, ...] = (Settings, *SECTIONS)
     for section in sections:
@@ -122,10 +131,10 @@ def _check_together(settings: Settings) -> None:
         )
     if settings.database.direct_url is not None and settings.embedded:
         raise SettingError("DATABASE_DIRECT_URL", "is set, but DATABASE_URL is not")
-    if settings.listening.processes > 1 and settings.embedded and settings.redis.url is None:
+    if settings.listening.processes > 1 and settings.redis.url is None:
         raise SettingError(
             "WATCHLLM_PROCESSES",
-            "can be more than 1 only with DATABASE_URL or REDIS_URL; the embedded house is one process",
+            "can be more than 1 only with REDIS_URL, through which processes share their cache",
         )
     if settings.keys.stale < settings.keys.fresh:
         raise SettingError("WATCHLLM_KEY_STALE", "must not be shorter than WATCHLLM_KEY_FRESH")

@@ -98,7 +98,9 @@ class ModelNotFound(ApiError):
     default_code = "model_not_found"
 
     def __init__(self, model: str, message: str | None = None) -> None:
-        super().__init__(message or f"The model '{model}' does not exist or is not configured here.")
+        super().__init__(
+            message or f"The model '{model}' does not exist or is not configured here."
+        )
 
 
 class MethodNotAllowed(ApiError):
@@ -159,7 +161,9 @@ class Unavailable(ApiError):
 
     status = 503
 
-    def __init__(self, message: str, *, retry_after: float = 1, should_retry: bool | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float = 1, should_retry: bool | None = None
+    ) -> None:
         super().__init__(message, retry_after=retry_after, should_retry=should_retry)
 
 

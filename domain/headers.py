@@ -1,7 +1,7 @@
-"""The x-WatchLLM-* family and the x-ratelimit-* triple, one function per outcome.
+"""The x-WatchLLM-* family, one function per outcome.
 
-Values come from here, from numbers and from fixed words, never from a caller's or a provider's text, so that
-nothing can break out of a header.
+Values come from here, from numbers and from fixed words, and what could hold another's text keeps printable ASCII
+alone, so that nothing can break out of a header.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def for_hit(provider: str, tokens_saved: int, elapsed_ms: float, reason: str = "
         "x-WatchLLM-latency-ms": f"{elapsed_ms:.2f}",
         "x-WatchLLM-provider": provider,
         "x-WatchLLM-tokens-saved": str(tokens_saved),
-        "x-WatchLLM-cache-reason": reason,
+        "x-WatchLLM-cache-reason": _safe(reason),
     }
 
 
@@ -39,7 +39,7 @@ def for_miss(
         "x-WatchLLM-latency-ms": f"{elapsed_ms:.2f}",
         "x-WatchLLM-provider": provider,
         "x-WatchLLM-tokens-saved": "0",
-        "x-WatchLLM-cache-reason": _UNSAFE.sub("?", reason)[:120] or "stored",
+        "x-WatchLLM-cache-reason": _safe(reason) or "stored",
     }
     if cost is not None:
         found["x-WatchLLM-cost-usd"] = dollars(cost)
@@ -58,3 +58,7 @@ def closing_comment(cost: int | None, elapsed_ms: float, usage: Usage) -> bytes:
     if usage.estimated:
         figures["estimated"] = True
     return b": x-watchllm " + orjson.dumps(figures) + b"\n\n"
+
+
+def _safe(text: str) -> str:
+    return _UNSAFE.sub("?", text[:120])

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import evolve
 
 from domain.answer import Document
-from domain.errors import InvalidRequest
+from domain.errors import InvalidRequest, UpstreamFailed
 from domain.models import Route
 from domain.request import Endpoint, ProxyRequest
 
@@ -31,8 +31,13 @@ def chat_requests(request: ProxyRequest, route: Route) -> list[ProxyRequest]:
             raise _unsupported(field)
     if (body.get("best_of") or 1) > 1:
         raise _unsupported("best_of")
-    shared = {name: field for name, field in body.items() if name not in _OWN and field is not None}
+    shared = {
+        name: field for name, field in body.items() if name not in _OWN and field is not None
+    }
+    given = shared.pop("max_completion_tokens", None)
     limit = body.get("max_tokens")
+    if limit is None:
+        limit = given
     if limit is None:
         limit = REASONING_MAX_TOKENS if route.reasoning else DEFAULT_MAX_TOKENS
     # Reasoning models refuse max_tokens; the others take both words.
@@ -67,49 +72,86 @@ def _unsupported(field: str) -> InvalidRequest:
     )
 
 
-def text_document(answers: list[Document], request: ProxyRequest, usage: Document | None) -> Document:
+def text_document(
+    answers: list[Document], request: ProxyRequest, usage: Document | None
+) -> Document:
     """The text completion made of one chat completion per prompt; choices are numbered prompt by prompt."""
-    first = answers[0]
-    per_prompt = request.body.get("n") or 1
-    echoes = _echoes(request)
-    found = _head(first)
+    found = _head(answers[0])
     found["choices"] = [
-        {
-            "text": echoes[place] + (choice["message"].get("content") or ""),
-            "index": place * per_prompt + choice.get("index", 0),
-            "logprobs": None,
-            "finish_reason": choice.get("finish_reason"),
-        }
+        _text_choice(choice, request, place)
         for place, answer in enumerate(answers)
-        for choice in answer["choices"]
+        for choice in _listed(answer)
     ]
     if usage is not None:
         found["usage"] = usage
     return found
 
 
-def text_chunk(chunk: Document, request: ProxyRequest, place: int, head: Document) -> Document | None:
+def text_chunk(
+    chunk: Document, request: ProxyRequest, place: int, head: Document
+) -> Document | None:
     """The text chunk of a chat chunk of prompt number `place`; None when it says nothing to this endpoint."""
-    choices = [_text_delta(choice, request, place) for choice in chunk.get("choices") or ()]
+    choices = [_text_delta(choice, request, place) for choice in _listed(chunk)]
     told = [choice for choice in choices if choice is not None]
     return {**head, "choices": told} if told else None
 
 
-def _text_delta(choice: Document, request: ProxyRequest, place: int) -> Document | None:
-    delta: Any = choice.get("delta") or {}
-    text = delta.get("content") or ""
+def _listed(chat: Document) -> list[Any]:
+    choices = chat.get("choices") or []
+    if type(choices) is not list:
+        raise _malformed()
+    return choices
+
+
+def _text_choice(choice: Any, request: ProxyRequest, place: int) -> Document:
+    message = _part(choice, "message")
+    text = _echoes(request)[place] + _said(message)
+    return _numbered(text, choice, message, request, place)
+
+
+def _text_delta(choice: Any, request: ProxyRequest, place: int) -> Document | None:
+    delta = _part(choice, "delta")
+    text = _said(delta)
     if delta.get("role"):
         text = _echoes(request)[place] + text
-    finish = choice.get("finish_reason")
-    if not text and finish is None:
+    if not text and choice.get("finish_reason") is None:
         return None
+    return _numbered(text, choice, delta, request, place)
+
+
+def _numbered(
+    text: str, choice: Document, message: Document, request: ProxyRequest, place: int
+) -> Document:
     per_prompt = request.body.get("n") or 1
+    index = choice.get("index", 0)
+    if type(index) is not int or not 0 <= index < per_prompt:
+        raise _malformed()
+    finish = choice.get("finish_reason")
     return {
         "text": text,
-        "index": place * per_prompt + choice.get("index", 0),
+        "index": place * per_prompt + index,
         "logprobs": None,
-        "finish_reason": finish,
+        # This endpoint has no other word for a refusal.
+        "finish_reason": "content_filter" if finish and message.get("refusal") else finish,
     }
+
+
+def _part(choice: Any, name: str) -> Document:
+    part = choice.get(name) or {} if type(choice) is dict else None
+    if type(part) is not dict:
+        raise _malformed()
+    return part
+
+
+def _said(message: Document) -> str:
+    content = message.get("content") or ""
+    if type(content) is not str:
+        raise _malformed()
+    return content
+
+
+def _malformed() -> UpstreamFailed:
+    return UpstreamFailed("The provider's answer is malformed.")
 
 
 def chunk_head(chunk: Document) -> Document:

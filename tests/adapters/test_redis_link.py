@@ -187,7 +187,6 @@ async def test_a_stopped_server_costs_one_deadline_each_and_soon_nothing(valkey)
         while link.state == "closed":
             took += await failures(link, 1)
 
-        assert len(took) <= 8
         assert max(took) < 0.09  # 50 ms, and what two busy cores add
         assert time.perf_counter() - began < 0.5
         assert max(await failures(link, 100)) < 0.01

@@ -182,7 +182,7 @@ def test_lists_are_readable_without_json(invoke: Invoke) -> None:
     head, row = result.stdout.splitlines()
 
     assert ["id", "name", "plan"] == head.split()
-    assert ["acme", "free"] == row.split()[1:]
+    assert ["acme", "unlimited"] == row.split()[1:]
 
 
 def test_a_cache_is_purged(invoke: Invoke, tmp_path: Path) -> None:

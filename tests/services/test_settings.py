@@ -21,7 +21,7 @@ from config.secrets import (
     hkdf,
     kept_master,
 )
-from config.settings import Settings, every_setting, read_settings
+from config.settings import Settings, every_setting, read_settings, unused_settings
 
 HOME = {"HOME": "/home/someone"}
 MASTER = "Zt3vQ8mK1xY7rB5nW2jL9pD4sF6hG0aC"
@@ -194,10 +194,16 @@ def test_settings_that_need_each_other(given: dict[str, str], name: str) -> None
     assert name == caught.value.name
 
 
-@pytest.mark.parametrize("given", [SERVER, {"REDIS_URL": "redis://cache"}])
-def test_several_processes_share_something(given: dict[str, str]) -> None:
-    """With a server to share limits or keys through, more processes are welcome."""
-    assert 4 == read(WATCHLLM_PROCESSES="4", **given).listening.processes
+def test_several_processes_share_redis() -> None:
+    """With a server to share the cache through, more processes are welcome."""
+    assert 4 == read(WATCHLLM_PROCESSES="4", REDIS_URL="redis://cache").listening.processes
+
+
+def test_settings_of_later_parts_are_told() -> None:
+    """What is set and not used yet is named, and nothing else."""
+    given = {"SENTRY_DSN": "https://k@sentry.io/1", "WATCHLLM_PORT": "1", "DD_ENV": ""}
+
+    assert ["SENTRY_DSN"] == unused_settings(given)
 
 
 @pytest.mark.parametrize(
