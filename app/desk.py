@@ -14,9 +14,9 @@ from pathlib import Path
 
 from attrs import define
 
-from adapters.sql.db import SQLITE, Db
+from adapters.sql.db import Db
 from adapters.sql.keys import SqlKeys
-from adapters.sql.migrate import migrate, packaged
+from adapters.sql.migrate import migrate, pending
 from adapters.sql.projects import SqlProjects
 from adapters.sql.usage import SqlUsageLog
 from app.services.keys import KeyRing
@@ -81,27 +81,13 @@ async def open_desk(settings: Settings, *, migrated: bool = True) -> AsyncIterat
     try:
         if migrated and settings.embedded:
             await storage.migrate()
-        elif migrated and await missing_steps(storage.db):
+        elif migrated and await pending(storage.db):
             raise SettingError(
                 "DATABASE_URL", "has no current schema yet; run `watchllm migrate` first"
             )
         yield Desk(settings, storage, project_book(storage), key_ring(settings, storage))
     finally:
         await storage.aclose()
-
-
-async def missing_steps(db: Db) -> list[str]:
-    """The schema steps this version needs and the database lacks; it is only looked at."""
-    needed = [step.name for step in packaged(db.dialect)]
-    found = await db.rows(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
-        if db.dialect == SQLITE
-        else "SELECT 1 AS name WHERE to_regclass('migrations') IS NOT NULL"
-    )
-    if not found:
-        return needed
-    applied = {row["name"] for row in await db.rows("SELECT name FROM migrations")}
-    return [name for name in needed if name not in applied]
 
 
 def project_book(storage: Storage) -> ProjectBook:

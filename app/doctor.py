@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from app.desk import missing_steps, open_storage, ready_data_dir
+from adapters.sql.migrate import pending
+from app.desk import open_storage, ready_data_dir
 from config.catalogue import CatalogueError, read_catalogue, read_plans
 from config.secrets import SettingError
 from config.settings import Settings, every_setting
@@ -171,7 +172,7 @@ async def _database(settings: Settings) -> list[Finding]:
         try:
             async with asyncio.timeout(PATIENCE):
                 await storage.db.ping()
-                missing = await missing_steps(storage.db)
+                missing = await pending(storage.db)
         except (ApiError, TimeoutError) as exc:
             mend = f"Check {variable}, and that the server is up and lets this machine in."
             return [Finding(name, BROKEN, f"{kind} does not answer: {_words(exc)}", mend)]

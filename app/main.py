@@ -20,8 +20,9 @@ from pathlib import Path
 
 from tornado.netutil import bind_sockets
 
+from adapters.sql.migrate import pending
 from app.build import House, build
-from app.desk import Storage, greeting, key_ring, missing_steps, open_storage, project_book
+from app.desk import Storage, greeting, key_ring, open_storage, project_book
 from app.services.projects import first_start
 from app.web.server import Server
 from config.secrets import SettingError
@@ -82,7 +83,7 @@ def _listen(settings: Settings) -> list[socket.socket]:
 
 
 def _run_one(settings: Settings, sockets: Sequence[socket.socket], *, greet: bool) -> int:
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
         loop = runner.get_loop()
         if sys.version_info >= (3, 12):
             # A call that never has to wait then ends inside the turn that began it.
@@ -90,7 +91,10 @@ def _run_one(settings: Settings, sockets: Sequence[socket.socket], *, greet: boo
         return runner.run(_serve(settings, sockets, greet=greet))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it is installed, but never under aiopg: docs/decisions/0015."""
+    if not settings.embedded:
+        return asyncio.new_event_loop
     try:
         import uvloop
     except ImportError:
@@ -132,7 +136,7 @@ async def _prepare(settings: Settings, storage: Storage, root: str, *, greet: bo
     """The embedded database is made ready and greets a newcomer; a server's schema is the operator's to migrate."""
     if not settings.embedded:
         with contextlib.suppress(ApiError):
-            if await missing_steps(storage.db):
+            if await pending(storage.db):
                 log.error("the database lacks the current schema: run `watchllm migrate`")
         return
     await storage.migrate()

@@ -46,6 +46,11 @@ class Usage:
         return self.prompt + self.completion
 
 
+HIT, MISS, DENIED, FAILED, CLIENT_GONE = "hit", "miss", "denied", "failed", "client_gone"
+"""How a request ended: from the cache, from a provider, refused by us before a provider was called, broken after
+that, or left by its client."""
+
+
 @value
 class UsageRecord:
     """One row of the ledger: exactly one per request. Money is picodollars, None where no price is known.

@@ -42,10 +42,11 @@ class Projects(Protocol):
 
     async def all(self) -> Sequence[Project]: ...
 
-    async def set_plan(self, project: str, plan: str, /) -> None: ...
+    async def set_plan(self, project: str, plan: str, /) -> None:
+        """By id; raises NotFound."""
 
     async def purge_cache(self, project: str, /) -> int:
-        """Moves the project's cache epoch on by one and returns it."""
+        """Moves the project's cache epoch (by id) on and returns it; raises NotFound."""
 
 
 class Keys(Protocol):
@@ -65,7 +66,8 @@ class Keys(Protocol):
 class UsageLog(Protocol):
     """The ledger. Appending the same record twice counts once (each carries its id)."""
 
-    async def append(self, records: Sequence[UsageRecord], /) -> None: ...
+    async def append(self, records: Sequence[UsageRecord], /) -> None:
+        """All or none. Raises Unavailable to be tried again later, any other ApiError for rows that never fit."""
 
     async def totals(self, project: str, /, since: float, until: float) -> Sequence[UsageTotal]:
         """Per UTC day, provider and model, ordered so; `since` inclusive, `until` exclusive, wall-clock seconds."""

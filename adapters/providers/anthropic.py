@@ -17,10 +17,12 @@ from adapters.providers.anthropic_dialect import (
     from_message,
     to_messages,
 )
+from adapters.providers.anthropic_faults import event_failure
+from adapters.providers.failures import clean
 from adapters.providers.streams import ProviderStream, begin_stream
-from adapters.providers.upstream import Origin, Upstream
+from adapters.providers.upstream import Origin, Reply, Upstream
 from domain.answer import Completion
-from domain.errors import UpstreamFailed
+from domain.errors import ApiError, UpstreamFailed
 from domain.models import ANTHROPIC, ClaudeAbilities, ListedModel, Route
 from domain.request import ProxyRequest
 
@@ -63,10 +65,13 @@ class Anthropic:
             orjson.dumps(outgoing.payload),
             first_byte=route.first_byte_timeout,
         ) as reply:
-            raw = await reply.whole()
+            raw = await reply.document()
         if reply.status != 200:
-            raise failure(reply.status, raw, reply.retry_after)
-        return from_message(_object(raw), outgoing, int(self._clock()))
+            raise _refusal(reply, raw)
+        message = _object(raw)
+        if message.get("type") == "error":
+            raise event_failure(message)
+        return from_message(message, outgoing, int(self._clock()))
 
     async def open_stream(self, request: ProxyRequest, route: Route) -> ProviderStream:
         outgoing = self._outgoing(request, route, stream=True)
@@ -80,7 +85,7 @@ class Anthropic:
         return await begin_stream(
             ANTHROPIC,
             reply,
-            lambda raw: failure(reply.status, raw, reply.retry_after),
+            lambda raw: _refusal(reply, raw),
             MessageStream(outgoing, int(self._clock())),
         )
 
@@ -103,13 +108,19 @@ class Anthropic:
         async with self._upstream.send(
             self._versioned(VERSION), "GET", "/v1/models" + query, first_byte=15
         ) as reply:
-            raw = await reply.whole()
+            raw = await reply.document()
         if reply.status != 200:
-            raise failure(reply.status, raw, reply.retry_after)
+            raise _refusal(reply, raw)
         return _object(raw)
 
     async def aclose(self) -> None:
         """The session is the upstream's own."""
+
+
+def _refusal(reply: Reply, raw: bytes) -> ApiError:
+    error = failure(reply.status, raw, reply.retry_after)
+    error.message = clean(error.message)
+    return error
 
 
 def _object(raw: bytes) -> dict[str, Any]:

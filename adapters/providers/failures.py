@@ -31,7 +31,7 @@ Failure = Callable[[str, int, bytes, str | None], ApiError]
 
 MAX_MESSAGE = 1_000
 MAX_WAIT = 120.0
-_KEYLIKE = re.compile(r"\b(?:sk|gsk|lgw|rk|pk|whsec)[-_][A-Za-z0-9_*.-]{6,}")
+_KEYLIKE = re.compile(r"\b(?:sk|gsk|lgw|rk|pk|whsec|org|proj)[-_][A-Za-z0-9_*.-]{6,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PASSED_ON = frozenset({400, 404, 409, 413, 422})
 _TYPE_STATUS = {
@@ -70,7 +70,7 @@ def _failure(
 ) -> ApiError:
     code = _word(error.get("code"))
     message = clean(error.get("message"))
-    if status in (401, 402, 403):
+    if status in (401, 402, 403) or code == "invalid_api_key":
         log.error("a provider refused our key", extra={"provider": provider, "status": status})
         return UpstreamFailed(f"{provider} refused the gateway's own credentials.")
     if status in (429, 498) or code == "rate_limit_exceeded":

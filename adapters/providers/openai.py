@@ -11,7 +11,7 @@ from adapters.providers.failures import Failure, event_error, openai_failure
 from adapters.providers.streams import ProviderStream, begin_stream
 from adapters.providers.upstream import Origin, Reply, Upstream
 from domain.answer import Completion, Document, Frame
-from domain.errors import UpstreamFailed
+from domain.errors import ApiError, UpstreamFailed
 from domain.models import ListedModel, Route
 from domain.pricing import openai_usage
 from domain.request import Endpoint, ProxyRequest
@@ -76,7 +76,7 @@ class OpenAI:
         return Completion(document, self._usage_of(document), _text(document.get("service_tier")))
 
     async def _document(self, reply: Reply) -> Document:
-        raw = await reply.whole()
+        raw = await reply.document()
         if reply.status != 200:
             raise self._failure(self._origin.provider, reply.status, raw, reply.retry_after)
         try:
@@ -137,19 +137,34 @@ class ChunkReader:
         self._provider = provider
         self._usage_of = usage_of
         self._reader = SSEReader()
+        self._failure: ApiError | None = None
         self.ended = False
         self.service_tier: str | None = None
 
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
     def feed(self, read: bytes) -> list[Frame]:
+        """A failure never takes back what came before it in the same read: it is raised the next time."""
+        if self._failure is not None:
+            raise self._failure
         frames: list[Frame] = []
-        for _, text in self._reader.feed(read):
-            if text == b"[DONE]":
-                self.ended = True
-                break
-            frames.append(self._frame(text))
+        try:
+            for _, text in self._reader.feed(read):
+                if text == b"[DONE]":
+                    self.ended = True
+                    break
+                frames.append(self._frame(text))
+        except ApiError as exc:
+            self._failure = exc
+            if not frames:
+                raise
         return frames
 
     def close(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         if not self.ended:
             raise UpstreamFailed(f"{self._provider} broke the stream off before its end.")
 

@@ -20,13 +20,17 @@ class Translation(Protocol):
         """The provider's own end marker was seen."""
 
     @property
+    def failed(self) -> bool:
+        """The next `feed` or `close` raises: a failure waits behind the frames that came before it."""
+
+    @property
     def service_tier(self) -> str | None: ...
 
     def feed(self, read: bytes, /) -> list[Frame]:
-        """Raises the domain error of what the provider reports instead of an answer."""
+        """Raises the domain error of what the provider reports instead of an answer, once frames are out."""
 
     def close(self) -> None:
-        """Raises UpstreamFailed unless the stream has ended."""
+        """Raises the failure held back, or UpstreamFailed unless the stream has ended."""
 
 
 class ProviderStream:
@@ -55,7 +59,8 @@ class ProviderStream:
                 yield frames
 
     async def _next(self) -> list[Frame]:
-        read = await self._reply.read()
+        # After an error event a provider may stay silent; nobody waits for it to speak again.
+        read = b"" if self._translation.failed else await self._reply.read()
         if not read:
             self._translation.close()
         return self._translation.feed(read)

@@ -7,6 +7,7 @@ leave are a short list of our own. Leaving a call in any way closes its socket, 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from attrs import define, field, frozen
 from domain.errors import ApiError, UpstreamFailed, UpstreamTimeout
 
 USER_AGENT = "watchllm"
+_JSON = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
 PER_HOST = 100
 RETRY_SHARE = 0.1
 RETRY_BURST = 10.0
@@ -31,7 +33,6 @@ class Deadlines:
 
     connect: float = 5.0
     first_byte: float = 120.0
-    stream_first_byte: float = 60.0
     idle: float = 60.0
     total: float = 600.0
 
@@ -84,6 +85,14 @@ class Reply:
         if self._left < 0:
             raise UpstreamFailed(f"{self._origin.provider} sent an answer without an end.")
         return read
+
+    async def document(self) -> bytes:
+        """The whole body of a good answer, which must call itself JSON: a sign-in page is none, whatever it holds."""
+        if self.status == 200 and not _JSON.fullmatch(self.content_type):
+            raise UpstreamFailed(
+                f"{self._origin.provider} answered with something that is not JSON."
+            )
+        return await self.whole()
 
     async def whole(self) -> bytes:
         pieces = []

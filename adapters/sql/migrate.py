@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from importlib.resources import files
 
-from adapters.sql.db import Db, Transaction
+from adapters.sql.db import SQLITE, Db, Transaction
 from domain.value import value
 
 _APPLIED = """
@@ -51,6 +51,20 @@ async def migrate(db: Db, migrations: Sequence[Migration] | None = None) -> list
         for migration in missing:
             await _apply(transaction, migration)
     return [migration.name for migration in missing]
+
+
+async def pending(db: Db) -> list[str]:
+    """The names this version needs and the database lacks; it is only looked at."""
+    needed = [migration.name for migration in packaged(db.dialect)]
+    found = await db.rows(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
+        if db.dialect == SQLITE
+        else "SELECT 1 AS name WHERE to_regclass('migrations') IS NOT NULL"
+    )
+    if not found:
+        return needed
+    applied = {row["name"] for row in await db.rows("SELECT name FROM migrations")}
+    return [name for name in needed if name not in applied]
 
 
 def packaged(dialect: str) -> list[Migration]:

@@ -15,7 +15,7 @@ import orjson
 
 from adapters.sql.db import POSTGRES, Db, Row, millis
 from domain.errors import ApiError
-from domain.usage import UsageRecord, UsageTotal
+from domain.usage import HIT, UsageRecord, UsageTotal
 
 _APPEND_POSTGRES = """
     INSERT INTO usage_log (
@@ -59,7 +59,6 @@ _APPEND_SQLITE = """
     ON CONFLICT (id) DO NOTHING
     """
 
-_HIT = "hit"
 _DAY = 86_400_000
 _DOLLAR = 10**12
 
@@ -105,7 +104,7 @@ class SqlUsageLog:
                 "project": project,
                 "since": millis(since),
                 "until": millis(until),
-                "hit": _HIT,
+                "hit": HIT,
                 "day": _DAY,
                 "dollar": _DOLLAR,
             },

@@ -10,7 +10,7 @@ from attrs import define, evolve
 
 from app.services.background import Background
 from app.services.calls import Answer
-from app.services.metering import HIT, MISS, Line, Metering
+from app.services.metering import Line, Metering
 from domain.answer import CacheEntry, CacheKey
 from domain.cachekey import item_keys
 from domain.cachepolicy import Lookup, young_enough
@@ -21,7 +21,7 @@ from domain.models import OPENAI, SANDBOX, Route
 from domain.pricing import estimate_tokens
 from domain.project import Grant
 from domain.request import ProxyRequest
-from domain.usage import Usage
+from domain.usage import HIT, MISS, Usage
 from ports.cache import CacheStore
 from ports.providers import Provider
 

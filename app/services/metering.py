@@ -12,10 +12,8 @@ from domain.models import Route
 from domain.pricing import cost_of
 from domain.project import Grant
 from domain.request import Endpoint, ProxyRequest
-from domain.usage import Usage, UsageRecord
+from domain.usage import DENIED, FAILED, HIT, Usage, UsageRecord
 from ports.storage import Journal
-
-HIT, MISS, DENIED, FAILED, CLIENT_GONE = "hit", "miss", "denied", "failed", "client_gone"
 
 NOTHING = Usage()
 

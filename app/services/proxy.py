@@ -17,7 +17,7 @@ from app.services.admission import Admission
 from app.services.background import Background
 from app.services.calls import EVENTS, Answer, Call, StreamAnswer
 from app.services.embedding import Embedding
-from app.services.metering import CLIENT_GONE, MISS, Line, Metering
+from app.services.metering import Line, Metering
 from app.services.textcompletions import TextCompletions
 from domain.answer import CacheEntry, CacheKey, Completion, Document
 from domain.cachekey import cache_key, raw_digest
@@ -38,7 +38,7 @@ from domain.project import TEST, Grant
 from domain.request import Endpoint, ProxyRequest, parse_request, prompt_text
 from domain.routing import Catalogue, route, sandbox_route
 from domain.sse import DONE
-from domain.usage import Usage
+from domain.usage import CLIENT_GONE, MISS, Usage
 from domain.value import value
 from ports.cache import CacheStore
 from ports.providers import FrameStream, Provider

@@ -20,12 +20,11 @@ from adapters.sql.postgres import PostgresDb
 from adapters.sql.projects import SqlProjects
 from domain.errors import Unavailable
 from domain.project import Project
-from tests.conftest import async_fixture
+from tests.support.fixtures import async_fixture
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
-pytest_plugins = ("tests.support.postgres",)
 pytestmark = pytest.mark.postgres
 
 

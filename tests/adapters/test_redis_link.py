@@ -25,8 +25,6 @@ from adapters.redis.link import MAX_UNANSWERED
 from tests.support.relay import relay
 from tests.support.valkey import valkey_cluster, valkey_server
 
-pytest_plugins = ("tests.support.valkey",)
-
 Answer = Callable[[int], bytes]
 
 

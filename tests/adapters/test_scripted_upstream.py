@@ -24,7 +24,7 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from tests.conftest import async_fixture
+from tests.support.fixtures import async_fixture
 from tests.support.upstream import Call, Ending, Reply, ScriptedUpstream, running_upstream
 from tests.support.upstream_anthropic import WITHOUT_SAMPLING
 from tests.support.upstream_faults import FAULTS, STREAM_ONLY, drip

@@ -22,9 +22,8 @@ from adapters.sql.usage import SqlUsageLog
 from domain.answer import CacheEntry, CacheKey
 from domain.errors import ApiError, Unavailable
 from domain.usage import Usage, UsageRecord
-from tests.conftest import Clock, async_fixture
-
-pytest_plugins = ("tests.support.postgres",)
+from tests.conftest import Clock
+from tests.support.fixtures import async_fixture
 
 RECORD = UsageRecord(
     "0190-1",

@@ -24,6 +24,7 @@ import tornado
 
 from tests.bench import loop
 from tests.bench.load import WrongAnswer, answers, ask
+from tests.bench.measuring import Figure
 from tests.bench.processes import ROOT, BenchError, Server, command
 from tests.bench.scenarios import (
     AFTER,
@@ -32,7 +33,6 @@ from tests.bench.scenarios import (
     NAMES,
     STREAMED,
     WHOLE,
-    Figure,
     Scenario,
     Sitting,
     post,
@@ -74,7 +74,7 @@ def _arguments() -> Namespace:
     parser = ArgumentParser(
         prog="python -m tests.bench", description="Speed, as ratios to a yardstick."
     )
-    parser.add_argument("--quick", action="store_true", help="a quarter of the requests")
+    parser.add_argument("--quick", action="store_true", help="a third of the requests")
     parser.add_argument("--only", type=names, default=[*NAMES], help=f"some of {','.join(NAMES)}")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return parser.parse_args()
@@ -229,7 +229,7 @@ def _table(figures: list[Figure], h: list[float], took: float) -> str:
         f"H = {mean(h):.0f} us (the mean of {', '.join(f'{one:.0f}' for one in h)}): the least a Tornado "
         "RequestHandler does for a chat request",
         "",
-        f"{'':7}{'':44}{'measured':>12}{'x H':>7}{'goal':>7}{'later':>7}{'p50 ms':>8}{'p99 ms':>8}  ",
+        f"{'':7}{'':46}{'measured':>12}{'x H':>7}{'goal':>7}{'later':>7}{'p50 ms':>8}{'p99 ms':>8}  ",
     ]
     for one in figures:
         cells = (
@@ -243,7 +243,7 @@ def _table(figures: list[Figure], h: list[float], took: float) -> str:
         row = "".join(
             f"{cell:>{width}}" for cell, width in zip(cells, (12, 7, 7, 7, 8, 8), strict=True)
         )
-        lines.append(f"{one.name:7}{one.title:44}{row}  {_verdict(one)}".rstrip())
+        lines.append(f"{one.name:7}{one.title:46}{row}  {_verdict(one)}".rstrip())
         if one.note:
             lines.append(f"{'':7}{one.note}")
     heaviest = max(

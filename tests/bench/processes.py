@@ -15,7 +15,7 @@ from attrs import define
 
 ROOT = Path(__file__).parents[2]
 _TICKS = os.sysconf("SC_CLK_TCK")
-SETTLED = 0.3
+SETTLED = 0.25
 """Seconds a server must be idle before its CPU time is read: what it put off belongs to the request too."""
 
 

@@ -16,9 +16,7 @@ from adapters.sql.cache import SqliteCache
 from adapters.tiered import TieredCache
 from domain.answer import CacheEntry, CacheKey
 from domain.usage import Usage
-from tests.conftest import async_fixture
-
-pytest_plugins = ("tests.support.valkey",)
+from tests.support.fixtures import async_fixture
 
 CODEC = EntryCodec(b"contract" * 4)
 MIB = 1 << 20

@@ -13,9 +13,8 @@ from adapters.sql.keys import SqlKeys
 from adapters.sql.projects import SqlProjects
 from domain.errors import ApiError
 from domain.project import PROJECT, TEST, ApiKey, Grant, Project
-from tests.conftest import Clock, async_fixture
-
-pytest_plugins = ("tests.support.postgres",)
+from tests.conftest import Clock
+from tests.support.fixtures import async_fixture
 
 NOW = 1_800_000_000.0
 SHOP = Project("p_1", "shop", "free", 7, NOW)

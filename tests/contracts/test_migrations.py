@@ -14,8 +14,6 @@ from adapters.sql.projects import SqlProjects
 from domain.errors import Unavailable
 from domain.project import Project
 
-pytest_plugins = ("tests.support.postgres",)
-
 FIRST = Migration(
     "0001_first",
     "CREATE TABLE first (id text NOT NULL); -- one\nINSERT INTO first VALUES ('a;b');\n",

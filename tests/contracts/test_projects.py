@@ -8,9 +8,7 @@ from adapters.sql.db import Db
 from adapters.sql.projects import SqlProjects
 from domain.errors import NotFound
 from domain.project import Project
-from tests.conftest import async_fixture
-
-pytest_plugins = ("tests.support.postgres",)
+from tests.support.fixtures import async_fixture
 
 SHOP = Project("p_1", "shop", "free", 0, 1_800_000_000.125)
 

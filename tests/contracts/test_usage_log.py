@@ -14,9 +14,7 @@ from adapters.sql.db import Db
 from adapters.sql.usage import SqlUsageLog
 from domain.errors import ApiError, Unavailable
 from domain.usage import Usage, UsageRecord, UsageTotal
-from tests.conftest import async_fixture
-
-pytest_plugins = ("tests.support.postgres",)
+from tests.support.fixtures import async_fixture
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 USAGE = Usage(1, 2, 4, 8, 16, 32, 64, 20, True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -62,8 +61,8 @@ async def refused(served: Served) -> None:
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 async def test_running_streams_end_whole(data_dir: Path) -> None:

@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 from attrs import define
 
-from tests.conftest import async_fixture
+from tests.support.fixtures import async_fixture
 from tests.support.house import QUESTION
 from tests.support.postgres import PostgresServer, new_server
 from tests.support.served import ROOT, Served, serving

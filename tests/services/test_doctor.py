@@ -15,7 +15,7 @@ from app import doctor
 from app.doctor import BROKEN, OFF, OK, WARNING, Finding
 from config.secrets import SettingError
 from config.settings import read_settings
-from tests.conftest import async_fixture
+from tests.support.fixtures import async_fixture
 from tests.support.valkey import valkey_cluster, valkey_server
 
 MASTER = "Zt3vQ8mK1xY7rB5nW2jL9pD4sF6hG0aC"

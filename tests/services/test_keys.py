@@ -18,7 +18,8 @@ from app.services.projects import ProjectBook, first_start
 from domain import apikey
 from domain.errors import InvalidRequest, NotFound, Unavailable
 from domain.project import PROJECT, TEST, ApiKey, Grant
-from tests.conftest import Clock, async_fixture
+from tests.conftest import Clock
+from tests.support.fixtures import async_fixture
 
 PEPPER = bytes(range(32))
 

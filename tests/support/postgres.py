@@ -30,7 +30,7 @@ from adapters.sql.db import Db
 from adapters.sql.migrate import migrate
 from adapters.sql.postgres import PostgresDb
 from adapters.sql.sqlite import SqliteDb
-from tests.conftest import async_fixture
+from tests.support.fixtures import async_fixture
 
 NOBODY = 65534
 PATIENCE = 30.0

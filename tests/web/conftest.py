@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.conftest import async_fixture
+from tests.support.fixtures import async_fixture
 from tests.support.house import OpenHouse, open_house
 from tests.support.upstream import ScriptedUpstream
 
