@@ -17,7 +17,8 @@ CHAT, COMPLETION, EMBEDDING = "chat", "completion", "embedding"
 class Rates:
     """Picodollars per token of each bucket, which is dollars per million tokens with six decimals.
 
-    A bucket without a price of its own (None) costs what plain input or output costs.
+    A bucket without a price of its own (None) costs what plain input or output costs; an hour's cache write falls
+    back to the five minutes' one first.
     """
 
     input: int
@@ -51,7 +52,7 @@ class ClaudeAbilities:
     """What a Claude model takes; see the table in docs/providers.md.
 
     `thinking` holds the accepted types: adaptive, enabled (a token budget), disabled, between_tools.
-    `effort` holds the accepted levels. `hoists_only`: refuses system turns after the first user turn.
+    `effort` holds the accepted levels.
     """
 
     max_output: int = 128_000

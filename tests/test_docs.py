@@ -21,6 +21,8 @@ import pytest
 
 import ports
 from adapters.providers import failures
+from adapters.sql.db import Db
+from adapters.sql.usage import SqlUsageLog
 from app import cli
 from app.web.front import MAX_PATH, UriTooLong
 from config.settings import every_setting
@@ -29,7 +31,7 @@ from domain.answer import CacheEntry, CacheKey
 from domain.cachekey import IGNORED
 from domain.errors import ApiError, ProviderRefused
 from domain.routing import Catalogue, route
-from domain.usage import Usage
+from domain.usage import HIT, MISS, Usage, UsageRecord
 from tests.conftest import Clock
 from tests.support.fixtures import async_fixture
 from tests.support.house import OpenHouse, open_house
@@ -328,6 +330,41 @@ async def test_the_readme_adapter_keeps_its_promise(clock: Clock) -> None:
 async def house(tmp_path: Path) -> AsyncIterator[OpenHouse]:
     async with open_house(tmp_path) as opened:
         yield opened
+
+
+def row(number: int, outcome: str, **money: int | None) -> UsageRecord:
+    return UsageRecord(
+        id=f"id-{number}",
+        project="prj_1",
+        key="key_1",
+        kind="project",
+        at=1_800_000_000.0,
+        endpoint="chat/completions",
+        model_asked="gpt-4o",
+        model_answered="gpt-4o",
+        provider="openai",
+        streamed=False,
+        outcome=outcome,
+        status=200,
+        usage=Usage(),
+        price_version="test",
+        first_byte_ms=1.0,
+        total_ms=1.0,
+        cache_reason="",
+        **money,
+    )
+
+
+async def test_the_ledger_query_runs(db: Db) -> None:
+    """On both databases, and its sums are dollars."""
+    [sql] = blocks("docs/operations.md", "sql")
+    await SqlUsageLog(db).append(
+        [row(1, MISS, cost=5 * 10**11, avoided=0), row(2, HIT, cost=0, avoided=5 * 10**11)]
+    )
+
+    [found] = await db.rows(sql.replace("prj_...", "prj_1"))
+    assert ("openai", 2, 1) == (found["provider"], found["requests"], found["hits"])
+    assert (0.5, 0.5) == (float(found["cost_usd"]), float(found["saved_usd"]))
 
 
 EXAMPLES = blocks("docs/examples.md", "python")

@@ -50,8 +50,20 @@ class Anthropic:
         self._listed: dict[str, ClaudeAbilities] = {}
 
     def _outgoing(self, request: ProxyRequest, route: Route, *, stream: bool) -> Outgoing:
-        abilities = self._listed.get(route.model) or route.claude or ClaudeAbilities()
-        return to_messages(request.body, route.model, abilities, stream=stream)
+        return to_messages(request.body, route.model, self._abilities(route), stream=stream)
+
+    def _abilities(self, route: Route) -> ClaudeAbilities:
+        """What the provider's list says of the model, and for what it does not say, the packaged table."""
+        listed, packaged = self._listed.get(route.model), route.claude
+        if listed is None or packaged is None:
+            return listed or packaged or ClaudeAbilities()
+        return evolve(
+            listed,
+            sampling=packaged.sampling,
+            both_samplings=packaged.both_samplings,
+            forced_tools=packaged.forced_tools,
+            prefill=packaged.prefill,
+        )
 
     def _versioned(self, version: str) -> Origin:
         return evolve(self._origin, headers={**self._origin.headers, "anthropic-version": version})
