@@ -14,6 +14,7 @@ from domain.usage import Usage
 from domain.value import value
 
 MAX_TTL = 7 * 24 * 3600
+TOO_LARGE = "not-cacheable: too large"
 WHOLE = frozenset({"stop", "tool_calls", "function_call"})
 """Finish reasons of an answer that ended by itself."""
 
@@ -114,7 +115,7 @@ def why_not_stored(
     if usage is None:
         return "not-cacheable: no usage"
     if size > most:
-        return "not-cacheable: too large"
+        return TOO_LARGE
     choices = document.get("choices")
     if type(choices) is not list or not choices:
         return "not-cacheable: no choices"

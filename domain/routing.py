@@ -67,7 +67,8 @@ def route(asked: str, catalogue: Catalogue) -> Route:
 
 def sandbox_route(asked: str) -> Route:
     """Test keys may ask for any model; it costs nothing and goes nowhere."""
-    kind = _kind(OPENAI, asked.removeprefix("openai/"))
+    embeds = _kind(OPENAI, asked.removeprefix("openai/")) == EMBEDDING
+    kind = EMBEDDING if embeds else CHAT
     return Route(asked, SANDBOX, asked, kind, price=Price(Rates(input=0, output=0)))
 
 

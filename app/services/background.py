@@ -10,6 +10,10 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
+BUSY = "not-stored: busy"
+"""The cache reason of an answer whose keeping was refused."""
+
+
 class Background:
     """Keeps every task it is given. Over `limit` at once, a new one is refused and closed unstarted."""
 

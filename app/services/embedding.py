@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define, evolve
 
-from app.services.background import Background
+from app.services.background import BUSY, Background
 from app.services.calls import Answer
 from app.services.metering import Line, Metering
 from domain.answer import CacheEntry, CacheKey
@@ -62,10 +62,11 @@ class Embedding:
         made: Entries = {}
         if missing:
             made = await self._make(request, to, line, provider, missing)
-            if lookup.write:
-                self.background.own(self.cache.put_many(list(made.items()), lookup.ttl))
         line.outcome, line.status = MISS if missing else HIT, 200
         line.reason = _reason(lookup, len(given), sum(key in missing for key in keys))
+        if made and lookup.write:
+            put = self.cache.put_many(list(made.items()), lookup.ttl)
+            line.reason = line.reason if self.background.own(put) else BUSY
         if not missing:
             line.usage = Usage(input=spared)
         self.metering.close(line)

@@ -14,7 +14,7 @@ import orjson
 from attrs import define, field
 
 from app.services.admission import Admission
-from app.services.background import Background
+from app.services.background import BUSY, Background
 from app.services.calls import EVENTS, Answer, Call, StreamAnswer
 from app.services.embedding import Embedding
 from app.services.metering import Line, Metering
@@ -23,6 +23,7 @@ from domain.answer import CacheEntry, CacheKey, Completion, Document
 from domain.cachekey import cache_key, raw_digest
 from domain.cachepolicy import (
     DEFAULT_CONTROLS,
+    TOO_LARGE,
     Lookup,
     parse_controls,
     plan_lookup,
@@ -203,7 +204,12 @@ class Proxy:
             kept, line.provider, journey.route.model, usage, line.cost, self.clock()
         )
         put = self.cache.put_many([(journey.key, entry)], journey.lookup.ttl)
-        return journey.lookup.reason or ("" if self.background.own(put) else "not-stored: busy")
+        return journey.lookup.reason or ("" if self.background.own(put) else BUSY)
+
+    def _keep_stream(self, journey: Journey, folder: StreamFolder, told: Told) -> str:
+        if folder.overflowed:
+            return TOO_LARGE
+        return self._keep(journey, folder.document(told.document), journey.line.usage)
 
     # --- from a provider ---------------------------------------------------------------------------
 
@@ -284,8 +290,8 @@ class Proxy:
                 usage = _estimated(journey.request, folder.text())
             if usage is not None:
                 line.paid(usage, journey.route, tier)
-            if line.outcome == MISS and not folder.overflowed:
-                line.reason = self._keep(journey, folder.document(told.document), line.usage)
+            if line.outcome == MISS:
+                line.reason = self._keep_stream(journey, folder, told)
         self.metering.close(line)
         elapsed = (self.monotonic() - line.began) * 1000
         return closing_comment(line.cost, elapsed, line.usage)

@@ -43,8 +43,8 @@ WARM = 16_000
 
 LATE = 0.035
 """Seconds between two chunks sent 5 ms apart that speak of Nagle's algorithm: it waits for an ACK, 40 ms on Linux."""
-HELD_BACK = 0.1
-"""The share of late chunks that no busy machine explains."""
+HELD_BACK = 0.25
+"""The share of streams with a late second chunk that no busy machine explains."""
 
 
 @define
@@ -190,10 +190,12 @@ async def stream_miss(sitting: Sitting) -> list[Figure]:
     )
     title = "streamed miss, per chunk (20 streams at once)"
     found = cost.figure("S3", title, parts=CHUNKS, goal=0.8, later=0.6)
-    gap, late, alone = rhythm(cost.load)
-    found.note = f"a chunk each {gap * 1e3:.1f} ms, {alone:.0%} alone, {late:.2%} over {LATE * 1e3:.0f} ms late"
-    if late > HELD_BACK:
-        raise WrongAnswer(f"chunks are held back: {found.note}")
+    gap, late, alone, held = rhythm(cost.load)
+    found.note = f"a chunk each {gap * 1e3:.1f} ms, {alone:.0%} alone, {late:.2%} more than {LATE * 1e3:.0f} ms after the last"
+    if held > HELD_BACK:
+        raise WrongAnswer(
+            f"chunks are held back after the first in {held:.0%} of streams; {found.note}"
+        )
     return [found]
 
 
@@ -209,18 +211,25 @@ def stream_check(head: bytes, body: bytes) -> str | None:
     return wrong
 
 
-def rhythm(load: Load) -> tuple[float, float, float]:
-    """The median gap between arrivals, the share of late ones, the share of reads that brought one chunk alone."""
-    gaps: list[float] = []
+def rhythm(load: Load) -> tuple[float, float, float, float]:
+    """The median gap between arrivals, the share of late ones, of reads with one chunk alone, of streams held back.
+
+    Nagle's algorithm lets a stream's first chunk go and keeps the next ones until the client's kernel has confirmed
+    it, which on a kept connection it is slow to do.
+    """
+    gaps: list[list[float]] = []
     counts: list[int] = []
     for reads in load.reads:
         told = [(at, events) for at, events in reads if events]
+        gaps.append([later - sooner for (sooner, _), (later, _) in pairwise(told)])
         # The first read may bring the head too, the last the ending.
-        inner = told[1:-1]
-        counts += [events for _, events in inner]
-        gaps += [later - sooner for (sooner, _), (later, _) in pairwise(inner)]
-    late = sum(gap >= LATE for gap in gaps) / len(gaps)
-    return percentile(gaps, 0.5), late, counts.count(1) / len(counts)
+        counts += [events for _, events in told[1:-1]]
+    every = [gap for stream in gaps for gap in stream]
+    if not every:
+        raise WrongAnswer("whole streams came in one piece")
+    late = sum(gap >= LATE for gap in every) / len(every)
+    held = sum(not stream or stream[0] >= LATE for stream in gaps) / len(gaps)
+    return percentile(every, 0.5), late, counts.count(1) / len(counts), held
 
 
 async def stream_hit(sitting: Sitting) -> list[Figure]:

@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 
 from tests.support.fixtures import async_fixture
 from tests.support.house import QUESTION, OpenHouse, Reply, asked, events, open_house
-from tests.support.upstream import Call, ScriptedUpstream, good_answer
+from tests.support.upstream import Call, Ending, ScriptedUpstream, good_answer
 from tests.support.upstream import Reply as Sent
 from tests.support.upstream_faults import FAULTS, Fault, drip
 from tests.support.upstream_refusals import SECRET
@@ -254,6 +254,29 @@ async def test_a_refused_connection_is_tried_once_more(
     assert "MISS" == (await house.ask({**QUESTION, "stream": stream})).cached
 
 
+@pytest.mark.parametrize("provider", MODELS)
+async def test_what_came_before_an_error_event_is_not_taken_back(
+    house: OpenHouse, upstream: ScriptedUpstream, provider: str
+) -> None:
+    """Good events and the error in one read, then silence: all events, then that error, and no wait for more."""
+    begun = BEGUN[provider]
+
+    def fault(call: Call, after: int) -> Sent:
+        steps = FAULTS["ok_with_error"](call, after).steps
+        return Sent.sse([b"".join(one for one in steps if isinstance(one, bytes)), Ending.HANG])
+
+    breaks_with(upstream, fault, begun)
+
+    answer = await house.ask({**QUESTION, "model": MODELS[provider], "stream": True})
+
+    check_event(answer, BUSY)
+    assert "This" == "".join(
+        choice["delta"].get("content") or ""
+        for event in events(answer.body)[:-1]
+        for choice in event["choices"]
+    )
+
+
 async def test_a_host_without_an_address_is_a_502(tmp_path: Path) -> None:
     """A name that does not resolve is a provider that cannot be reached."""
     async with open_house(
@@ -441,8 +464,7 @@ async def test_a_malformed_chunk_never_crashes(
 
         answer = await house.ask(question, path)
 
-        row = (await house.rows())[-1]
-        assert answer.headers["x-request-id"] == str(row["id"]), name
+        row = await row_of(house, answer)
         ended = b"[DONE]" in answer.body
         assert ("miss" if ended else "failed") == row["outcome"], name
         assert answer.status in ((200,) if ended else (200, 502)), name
@@ -511,8 +533,7 @@ async def test_a_misshapen_answer_never_crashes(
         assert b"canary" not in answer.body
         if answer.status == 502:
             assert "api_error" == answer.error["type"]
-        row = (await house.rows())[-1]
-        assert answer.headers["x-request-id"] == str(row["id"]), name
+        row = await row_of(house, answer)
         assert row["outcome"] in ("miss", "failed"), name
         check_quiet(caplog)
         await check_forgotten(house, upstream, question, path)
@@ -581,6 +602,11 @@ async def check_forgotten(
 
     assert (200, "MISS") == (again.status, again.cached)
     assert before + 1 == len(asked(upstream))
+
+
+async def row_of(house: OpenHouse, answer: Reply) -> dict[str, Any]:
+    [row] = [row for row in await house.rows() if answer.headers["x-request-id"] == str(row["id"])]
+    return row
 
 
 # --- how providers break ----------------------------------------------------------------------------
