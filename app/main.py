@@ -113,8 +113,6 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet:
         house.front,
         most=settings.listening.max_connections,
         most_per_address=settings.listening.max_connections_per_ip,
-        idle_connection_timeout=settings.listening.idle_timeout,
-        body_timeout=settings.listening.body_timeout,
         max_body_size=UNBOUNDED,
         max_header_size=HEADER_BYTES,
     )

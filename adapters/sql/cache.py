@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from math import floor
 from pathlib import Path
@@ -63,6 +64,8 @@ class SqliteCache:
         self._decode = decode
         self._held: int | None = None
         self._well = True
+        # The first of several writes that wait takes all into its transaction: a commit costs more than its rows.
+        self._unwritten: deque[tuple[Sequence[tuple[CacheKey, CacheEntry]], float]] = deque()
 
     def peek(self, key: CacheKey, /) -> CacheEntry | None:
         return None
@@ -85,7 +88,8 @@ class SqliteCache:
             return
         now = self._clock()
         try:
-            await self._thread.do(lambda it: self._write(it, items, now, now + ttl))
+            self._unwritten.append((items, now + ttl))
+            await self._thread.do(lambda it: self._write(it, now))
         except Exception as exc:  # noqa: BLE001 -- the promise: raises nothing
             self._notice(exc)
             return
@@ -128,18 +132,16 @@ class SqliteCache:
             return None
         return attrs.evolve(entry, expires_at=seconds(row["expires_at"]))
 
-    def _write(
-        self,
-        connection: sqlite3.Connection,
-        items: Sequence[tuple[CacheKey, CacheEntry]],
-        now: float,
-        expires_at: float,
-    ) -> None:
+    def _write(self, connection: sqlite3.Connection, now: float) -> None:
+        if not self._unwritten:
+            return
         self._count(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for key, entry in items:
-                self._put(connection, key, attrs.evolve(entry, expires_at=expires_at))
+            while self._unwritten:
+                items, expires_at = self._unwritten.popleft()
+                for key, entry in items:
+                    self._put(connection, key, attrs.evolve(entry, expires_at=expires_at))
             self._make_room(connection, now)
             connection.execute("COMMIT")
         except BaseException:

@@ -12,8 +12,9 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from adapters.sql.db import SQLITE, Params, Row, storable
 from domain.errors import ApiError, Unavailable
@@ -22,10 +23,15 @@ BUSY_TIMEOUT = 5.0
 
 T = TypeVar("T")
 
+Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
+
 
 class SqliteThread:
     """A connection that lives in its own thread; `do` runs a function there, one after the other.
 
+    What is asked within one turn of the loop, or while the thread is busy, crosses over together: going to a thread
+    and back costs more than most of what is done there.
     `synchronous` is FULL for what must survive a power cut, NORMAL for what may lose its last second.
     """
 
@@ -35,20 +41,60 @@ class SqliteThread:
         self._synchronous = synchronous
         self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._waiting: list[Job] = []
+        self._busy = False
         self._closed = False
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
             raise Unavailable("The database is closed.")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        return await self._ask(partial(self._do, work))
 
     async def aclose(self) -> None:
         """Ends after all that was asked before is done."""
         if self._closed:
             return
         self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        await self._ask(self._close)
         self._thread.shutdown()
+
+    def _ask(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((work, done))
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._cross, loop)
+        return done
+
+    def _cross(self, loop: asyncio.AbstractEventLoop) -> None:
+        jobs, self._waiting = self._waiting, []
+        self._busy = bool(jobs)
+        if jobs:
+            self._thread.submit(self._run, loop, jobs)
+
+    def _return(self, loop: asyncio.AbstractEventLoop, outcomes: list[Outcome]) -> None:
+        for done, result, error in outcomes:
+            if done.done():
+                continue
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error)
+        self._cross(loop)
+
+    # --- below: in the thread -----------------------------------------------------------------------
+
+    def _run(self, loop: asyncio.AbstractEventLoop, jobs: list[Job]) -> None:
+        outcomes: list[Outcome] = []
+        for work, done in jobs:
+            if done.cancelled():
+                continue
+            try:
+                outcomes.append((done, work(), None))
+            except BaseException as exc:  # noqa: BLE001 -- told to whoever asked
+                outcomes.append((done, None, exc))
+        loop.call_soon_threadsafe(self._return, loop, outcomes)
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:

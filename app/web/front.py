@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from attrs import define
 from tornado.http1connection import HTTP1Connection
@@ -49,6 +50,9 @@ DISCARDED = 64 << 20
 
 _JSON_TYPE = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?', re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_HOST = re.compile(r"[^\s,/?#@\\]*")
+PIECE = 64 * 1024
+"""Bytes of a whole answer that are written at once: a caller who does not read is known by the first that stays."""
 
 
 class UriTooLong(InvalidRequest):
@@ -64,6 +68,8 @@ class Limits:
     body_bytes: int = 16 << 20
     heartbeat: float = 15.0
     write_stall: float = 30.0
+    head_timeout: float = 10.0
+    body_timeout: float = 30.0
 
 
 class Front(HTTPServerConnectionDelegate):
@@ -83,8 +89,10 @@ class Front(HTTPServerConnectionDelegate):
         self.clock = clock
         self.monotonic = monotonic
         self.draining = False
-        self.waiting: set[Exchange] = set()
-        """On kept connections, before the first byte of a request's head was understood."""
+        self.waiting: dict[object, tuple[Exchange, float]] = {}
+        """By connection, oldest first: whose request's head is not read yet, and since when."""
+        self.reading: dict[object, tuple[Exchange, float]] = {}
+        """The same of those whose body is not whole yet."""
         self.running: set[Exchange] = set()
         """Requests of the three routes whose answer is being made."""
 
@@ -94,11 +102,16 @@ class Front(HTTPServerConnectionDelegate):
         if self.draining:
             request_conn.close()
         else:
-            self.waiting.add(exchange)
+            self.waiting[server_conn] = exchange, self.monotonic()
         return exchange
 
+    def forget(self, server_conn: object) -> None:
+        """The connection is closed."""
+        self.waiting.pop(server_conn, None)
+        self.reading.pop(server_conn, None)
+
     def close_waiting(self) -> None:
-        for exchange in list(self.waiting):
+        for exchange, _ in list(self.waiting.values()):
             exchange.connection.close()
         self.waiting.clear()
 
@@ -121,6 +134,8 @@ class Exchange(HTTPMessageDelegate):
         self._received = 0
         self._most = 0
         self._id = ""
+        self._old = self._bodiless = self._measured = False
+        self._blocked = False
         self._task: asyncio.Task[None] | None = None
         self._head_sent = False
         self._written_at = 0.0
@@ -131,16 +146,19 @@ class Exchange(HTTPMessageDelegate):
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> None:
-        self.front.waiting.discard(self)
+        self.front.waiting.pop(self._server_conn, None)
+        self.front.reading[self._server_conn] = self, self.front.monotonic()
         assert isinstance(start_line, RequestStartLine)
         path = start_line.path.partition("?")[0]
         endpoint = ENDPOINTS.get(path) if start_line.method == "POST" else None
         self._headers = headers
         self._endpoint = endpoint
+        self._old = start_line.version == "HTTP/1.0"
+        self._bodiless = start_line.method == "HEAD"
         self._most = MAX_OTHER_BODY if endpoint is None else self.front.limits.body_bytes
         self._problem = self._fault(start_line, headers)
-        if self._problem is not None and _length(headers) > DISCARDED:
-            self._refuse()
+        if self._problem is not None and (_length(headers) > DISCARDED or "Expect" in headers):
+            self._refuse(unread=True)
         if endpoint is None and self._problem is None:
             self._delegate(start_line, headers)
 
@@ -154,6 +172,9 @@ class Exchange(HTTPMessageDelegate):
             return PayloadTooLarge(f"The body is larger than {self._most} bytes.")
         if self._endpoint is None:
             return None
+        # Tornado checks the others' host. RFC 9112, section 3.2: none, two or a malformed one is a 400.
+        if not _HOST.fullmatch(headers.get("Host", "" if self._old else "?")):
+            return InvalidRequest("The request needs one valid Host header.")
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             return UnsupportedMedia("Compressed bodies are not taken.")
         if not _JSON_TYPE.fullmatch(headers.get("Content-Type", "")):
@@ -175,10 +196,11 @@ class Exchange(HTTPMessageDelegate):
         if self._problem is None:
             self._pieces.append(chunk)
         elif self._received > DISCARDED:
-            self._refuse()
+            self._refuse(unread=True)
         return None
 
     def finish(self) -> None:
+        self.front.reading.pop(self._server_conn, None)
         if self._other is not None:
             self._other.finish()
             return
@@ -195,16 +217,16 @@ class Exchange(HTTPMessageDelegate):
         except Exception:  # noqa: BLE001  the last door before a caller: told as a 500, logged whole
             self._crashed()
             return
-        if answer is not None:
+        if answer is not None and len(answer.body) <= PIECE:
             self._whole(answer)
             return
         self.front.running.add(self)
         self.connection.set_close_callback(self.left)
-        self._task = asyncio.get_running_loop().create_task(self._run(call))
+        self._task = asyncio.get_running_loop().create_task(self._run(call, answer))
 
     def on_connection_close(self) -> None:
         """The client left before its request was whole."""
-        self.front.waiting.discard(self)
+        self.front.forget(self._server_conn)
         if self._other is not None:
             self._other.on_connection_close()
 
@@ -231,13 +253,15 @@ class Exchange(HTTPMessageDelegate):
 
     # --- answering ----------------------------------------------------------------------------------
 
-    async def _run(self, call: Call) -> None:
+    async def _run(self, call: Call, known: Answer | None) -> None:
         try:
-            answer = await self.front.proxy.serve(call)
+            answer = known or await self.front.proxy.serve(call)
             if isinstance(answer, StreamAnswer):
                 await self._pump(answer)
-            else:
+            elif len(answer.body) <= PIECE:
                 self._whole(answer)
+            else:
+                await self._in_pieces(answer)
         except ApiError as error:
             self._error(error)
         except StreamClosedError:
@@ -259,7 +283,7 @@ class Exchange(HTTPMessageDelegate):
             async for blob in answer.frames:
                 if blob:
                     await self._write(answer, blob)
-            self.connection.finish()
+            self._end(b"")
         finally:
             self._beat.cancel()
             await answer.frames.aclose()
@@ -267,26 +291,42 @@ class Exchange(HTTPMessageDelegate):
     async def _write(self, answer: StreamAnswer, blob: bytes) -> None:
         self._written_at = asyncio.get_running_loop().time()
         stream = self.connection.stream
-        if not self._head_sent:
-            self._begin(answer, blob)
-            flushed = None
-        else:
-            flushed = self.connection.write(blob)
-        if not stream.writing():
-            return
+        write = self.connection.write if self._head_sent else partial(self._begin, answer)
+        flushed = write(blob)
+        if stream.writing():
+            await self._read(flushed)
+
+    async def _read(self, flushed: asyncio.Future[None]) -> None:
+        """Waits until the client has read what was written, as long as it may take for that."""
+        self._blocked = True
         try:
             async with asyncio.timeout(self.front.limits.write_stall):
-                await (flushed if flushed is not None else self.connection.write(b""))
+                await flushed
         except TimeoutError:
-            log.info("a client stopped reading its stream", extra={"request": self._id})
-            self.connection.close()
+            self._stalled()
             raise StreamClosedError from None
+        finally:
+            self._blocked = False
 
-    def _begin(self, answer: StreamAnswer, blob: bytes) -> None:
+    def _stalled(self) -> None:
+        log.info("a client stopped reading its answer", extra={"request": self._id})
+        self.connection.close()
+
+    def _begin(self, answer: StreamAnswer, blob: bytes) -> asyncio.Future[None]:
         self._head_sent = True
-        answers.head(
+        if self._old:
+            # Such a stream has no end but the connection's, so that cannot be kept.
+            assert self._headers is not None
+            self._headers.pop("Connection", None)
+        return answers.head(
             self.connection, 200, answer.headers, EVENTS, self._id, None, blob, self.front.draining
         )
+
+    def _end(self, last: bytes) -> None:
+        flushed = self.connection.write(last) if last or self._old else None
+        self.connection.finish()
+        if self._old and flushed is not None:
+            flushed.add_done_callback(lambda _: self.connection.close())
 
     def _heartbeat(self, answer: StreamAnswer) -> None:
         """Keeps a silent stream alive under every balancer's idle limit; the first one commits status 200."""
@@ -296,7 +336,8 @@ class Exchange(HTTPMessageDelegate):
         stream = self.connection.stream
         if stream is None or stream.closed():
             return
-        if silent >= every and not stream.writing():
+        # While a write is waited for, another one would take its place and leave it unanswered.
+        if silent >= every and not self._blocked and not stream.writing():
             self._written_at = loop.time()
             if self._head_sent:
                 self.connection.write(HEARTBEAT)
@@ -312,35 +353,71 @@ class Exchange(HTTPMessageDelegate):
         self.left()
 
     def _whole(self, answer: Answer) -> None:
-        answers.whole(
+        self._see_off(
+            answers.whole(
+                self.connection,
+                200,
+                answer.headers,
+                answer.body,
+                answer.content_type,
+                self._id,
+                self.front.draining,
+            )
+        )
+
+    async def _in_pieces(self, answer: Answer) -> None:
+        """A large answer, as fast as the client reads it."""
+        self._measured = True
+        body = answer.body
+        flushed = answers.head(
             self.connection,
             200,
             answer.headers,
-            answer.body,
             answer.content_type,
             self._id,
+            len(body),
+            body[:PIECE],
             self.front.draining,
         )
+        for start in range(PIECE, len(body), PIECE):
+            await self._read(flushed)
+            flushed = self.connection.write(body[start : start + PIECE])
+        self.connection.finish()
+        self._see_off(flushed)
 
-    def _error(self, error: ApiError) -> None:
+    def _see_off(self, flushed: asyncio.Future[None]) -> None:
+        """What is on its way when an answer is over has the write deadline, too."""
+        if flushed.done():
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self.front.limits.write_stall, self._stalled)
+        flushed.add_done_callback(lambda _: timer.cancel())
+
+    def _error(self, error: ApiError, *, closing: bool = False) -> None:
         if self.connection.stream is None or self.connection.stream.closed():
             return
-        if not self._head_sent:
-            answers.error(self.connection, error, self._id, self.front.draining)
+        if self._measured:
+            # Its length is promised, and anything else would count as a part of it.
+            self.connection.close()
             return
-        self.connection.write(answers.error_event(error))
-        self.connection.finish()
+        if not self._head_sent:
+            closing = closing or self.front.draining
+            self._see_off(
+                answers.error(self.connection, error, self._id, closing, bodiless=self._bodiless)
+            )
+            return
+        self._end(answers.error_event(error))
 
     def _crashed(self) -> None:
         log.exception("a request crashed", extra={"request": self._id})
         self._error(ApiError(f"Something went wrong here; it was recorded under {self._id}."))
 
-    def _refuse(self) -> None:
-        """Answers from the head alone, once."""
+    def _refuse(self, *, unread: bool = False) -> None:
+        """Answers from the head alone, once; behind an `unread` body the connection is of no more use."""
         problem, self._problem = self._problem, None
         if problem is not None:
             self._id = self.front.fresh_id()
-            self._error(problem)
+            self._error(problem, closing=unread)
 
 
 def _length(headers: HTTPHeaders) -> int:

@@ -9,6 +9,7 @@ import select
 import struct
 import termios
 from collections import Counter
+from itertools import takewhile
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -30,6 +31,9 @@ class Server(HTTPServer):
         self, front: Front, *, most: int, most_per_address: int, **options: Any
     ) -> None:
         super().initialize(front, **options)
+        self._front = front
+        # Tornado's own deadlines cost two timers and a task in each request; `sweep` looks once a second.
+        self.conn_params.header_timeout = self.conn_params.body_timeout = None
         self._most = most
         self._most_per_address = most_per_address
         self._by_address: Counter[str] = Counter()
@@ -47,6 +51,7 @@ class Server(HTTPServer):
 
     def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
+        self._front.forget(server_conn)
         address = server_conn.context.address
         peer = str(address[0]) if address else ""
         self._by_address[peer] -= 1
@@ -72,12 +77,25 @@ def _kept(_: bool) -> None:
 
 
 async def sweep(front: Front, every: float = 1.0) -> None:
-    """Runs for ever: ends what is made for clients that have left without Tornado noticing."""
+    """Runs for ever: ends what is made for clients that have left without Tornado noticing, and whoever is too slow."""
     while True:
         await asyncio.sleep(every)
+        for held, most in (
+            (front.waiting, front.limits.head_timeout),
+            (front.reading, front.limits.body_timeout),
+        ):
+            for exchange in late(held, most, front.monotonic()):
+                exchange.connection.close()
         for exchange in gone(list(front.running)):
             exchange.connection.close()
             exchange.left()
+
+
+def late(held: dict[object, tuple[Exchange, float]], most: float, now: float) -> list[Exchange]:
+    """Those held for longer than `most` seconds. The oldest stand first."""
+    return [
+        exchange for exchange, _ in takewhile(lambda each: now - each[1] >= most, held.values())
+    ]
 
 
 def gone(running: list[Exchange]) -> list[Exchange]:

@@ -26,10 +26,10 @@ MODELS = {
     "sandbox": "gpt-6-sol",
 }
 PRICES = {
-    "openai": (2, 10),
-    "anthropic": (4, 20),
+    "openai": ("2", "10"),
+    "anthropic": ("4", "20"),
     "groq": ("0.15", "0.6"),
-    "sandbox": (0, 0),
+    "sandbox": ("0", "0"),
 }
 """Dollars per million tokens, in and out."""
 

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
@@ -29,7 +29,7 @@ Found = dict[str, Any]
 Run = Callable[..., Found]
 
 
-def unable(why: str) -> None:
+def unable(why: str) -> NoReturn:
     """These tests prove a promise: leaving them out is for a developer's machine alone."""
     if os.environ.get("CI"):
         pytest.fail(f"the Node SDK cannot be tested: {why}")
@@ -43,10 +43,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unable("node or npm is not there")
     folder = tmp_path_factory.mktemp("node") / "scripts"
     shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("node_modules"))
-    flags = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--prefer-offline")
-    done = subprocess.run(
-        ["npm", "install", *flags], cwd=folder, capture_output=True, timeout=90, check=False
+    flags = (
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--no-package-lock",
+        "--prefer-offline",
     )
+    try:
+        done = subprocess.run(
+            ["npm", "install", *flags], cwd=folder, capture_output=True, timeout=90, check=False
+        )
+    except subprocess.TimeoutExpired:
+        unable("npm does not come back")
     if done.returncode:
         unable(done.stderr.decode()[-500:])
     return folder
@@ -57,7 +66,7 @@ def run(folder: Path, seats: dict[str, Seat]) -> Run:
     """Runs a script for every seat named; `more` is added to each."""
 
     def run(script: str, *providers: str, **more: str) -> Found:
-        given = [
+        given: list[dict[str, Any]] = [
             {
                 "provider": provider,
                 "model": seats[provider].model,

@@ -56,6 +56,20 @@ def test_the_second_stream_is_free(
     assert (first[0].id, first[0].model) == (second[0].id, second[0].model)
 
 
+def test_every_chunk_fits_the_sdks_types(seat: Seat, prompt: str) -> None:
+    """The SDK reads whatever comes; here its own type is held against each event, hit or miss."""
+    for cached in ("MISS", "HIT"):
+        with seat.client.chat.completions.with_streaming_response.create(
+            model=seat.model, messages=asked(prompt), stream=True
+        ) as raw:
+            assert cached == Told.by(raw.headers).cached
+            events = [line for line in raw.iter_lines() if line.startswith("data: {")]
+
+        assert 2 < len(events)
+        for one in events:
+            ChatCompletionChunk.model_validate_json(one.removeprefix("data: "))
+
+
 def test_a_plain_answer_as_a_stream(seat: Seat, prompt: str) -> None:
     """What was asked without a stream is streamed from the cache, usage included."""
     answer = seat.client.chat.completions.create(model=seat.model, messages=asked(prompt))
@@ -175,9 +189,7 @@ def test_several_choices(seat: Seat, prompt: str, place: str) -> None:
         assert place in text(found, 0)
         assert place in text(found, 1)
         ends = [
-            chunk.choices[0].index
-            for chunk in found
-            if chunk.choices[0].finish_reason == "stop"
+            chunk.choices[0].index for chunk in found if chunk.choices[0].finish_reason == "stop"
         ]
         assert [0, 1] == sorted(ends)
 

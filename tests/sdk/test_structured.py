@@ -169,7 +169,7 @@ def test_parse_with_tools(seat: Seat, prompt: str) -> None:
             messages=asked(prompt),
             tools=[openai.pydantic_function_tool(Weather, name="get_weather")],
         )
-        [call] = raw.parse().choices[0].message.tool_calls or ()
+        [call] = raw.parse().choices[0].message.tool_calls or []
 
         assert cached == Told.by(raw.headers).cached
         assert isinstance(call.function.parsed_arguments, Weather)

@@ -8,7 +8,6 @@ from typing import Any, cast
 import openai
 import orjson
 import pytest
-from attrs import evolve
 from openai.types.chat import (
     ChatCompletion,
     ChatCompletionMessageParam,
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 
 from tests.sdk.conftest import Script, Seat, Told, calls_about
 from tests.support.upstream import Call, Reply, ScriptedUpstream
-from tests.support.upstream_openai import DONE, chat, event, head
+from tests.support.upstream_openai import DONE, event, head
 
 PARAMETERS: dict[str, object] = {
     "type": "object",
@@ -70,7 +69,7 @@ def test_the_round_trip(seat: Seat, prompt: str, place: str, upstream: ScriptedU
     for _ in range(2):
         messages = asked(prompt)
         [choice] = ask(messages).choices
-        [call] = choice.message.tool_calls or ()
+        [call] = choice.message.tool_calls or []
 
         assert "tool_calls" == choice.finish_reason
         assert call.type == "function"
@@ -142,7 +141,7 @@ def test_streamed_by_hand(seat: Seat, prompt: str) -> None:
     [choice] = seat.client.chat.completions.create(
         model=seat.model, messages=asked(prompt), tools=TOOLS
     ).choices
-    [call_] = choice.message.tool_calls or ()
+    [call_] = choice.message.tool_calls or []
     assert call_.type == "function"
     assert [(call_.id, call_.function.arguments)] * 2 == folded
 
@@ -163,7 +162,7 @@ def test_the_helper(seat: Seat, prompt: str) -> None:
         ) as stream:
             kinds = {found.type for found in stream}
             [choice] = stream.get_final_completion().choices
-        [call] = choice.message.tool_calls or ()
+        [call] = choice.message.tool_calls or []
 
         assert "tool_calls.function.arguments.done" in kinds
         assert ("get_weather", "assistant") == (call.function.name, choice.message.role)
@@ -177,7 +176,7 @@ async def test_async_round_trip(seat: Seat, prompt: str) -> None:
             model=seat.model, messages=messages, tools=TOOLS
         ) as stream:
             message = (await stream.get_final_completion()).choices[0].message
-        [call] = message.tool_calls or ()
+        [call] = message.tool_calls or []
         messages.append(cast("ChatCompletionMessageParam", message))
         messages.append({"role": "tool", "tool_call_id": call.id, "content": "rain"})
         last = await client.chat.completions.create(
@@ -208,7 +207,7 @@ def test_another_order_in_the_schema_is_another_question(seat: Seat, prompt: str
     assert ["MISS", "MISS"] == [Told.by(raw.headers).cached for raw in found]
     names = []
     for raw in found:
-        [call] = raw.parse().choices[0].message.tool_calls or ()
+        [call] = raw.parse().choices[0].message.tool_calls or []
         assert call.type == "function"
         names.append(list(json.loads(call.function.arguments)))
     assert [["city", "days", "unit"], ["unit", "days", "city"]] == names
@@ -230,7 +229,9 @@ def test_the_choice_of_tools(
         model=model, messages=asked(f"Weather? {place}"), tools=TOOLS, tool_choice=wanted
     ).choices
 
-    called = [call.type == "function" and call.function.name for call in found.message.tool_calls or ()]
+    called = [
+        call.type == "function" and call.function.name for call in found.message.tool_calls or ()
+    ]
     assert ([] if choice == "none" else [choice]) == called
 
 
@@ -281,83 +282,7 @@ def test_two_calls_in_turns(seat: Seat, prompt: str, script: Script) -> None:
         ]
 
 
-# --- the older functions ----------------------------------------------------------------------------
-
-
-def function_called(call: Call) -> Reply | None:
-    """OpenAI's answer to the older form, which good answers of the scripted provider do not know."""
-    if call.method != "POST" or "functions" not in call.body:
-        return None
-    if call.last_role == "function":
-        return chat(evolve(call, body={**call.body, "messages": [{"role": "user"}]}))
-    called = {"name": "get_weather", "arguments": '{"city":"x","days":1,"unit":"celsius"}'}
-    counted = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
-    if not call.stream:
-        message = {"role": "assistant", "content": None, "function_call": called}
-        choice = {"index": 0, "message": message, "finish_reason": "function_call"}
-        return Reply.json(
-            200, {**head(call, "chat.completion"), "choices": [choice], "usage": counted}
-        )
-    top = head(call, "chat.completion.chunk")
-    deltas: list[tuple[dict[str, Any], str | None]] = [
-        ({"role": "assistant", "content": None, "function_call": {**called, "arguments": ""}}, None),
-        ({"function_call": {"arguments": called["arguments"][:9]}}, None),
-        ({"function_call": {"arguments": called["arguments"][9:]}}, None),
-        ({}, "function_call"),
-    ]
-    told = [
-        event({**top, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
-        for delta, finish in deltas
-    ]
-    return Reply.sse([*told, event({**top, "choices": [], "usage": counted}), DONE])
-
-
-def test_functions(seat: Seat, prompt: str, script: Script) -> None:
-    """The older form is answered in the older form, and its result is understood."""
-    script(function_called)
-    create = seat.client.chat.completions.with_raw_response.create
-    functions: Any = [{"name": "get_weather", "parameters": PARAMETERS}]
-    for cached in ("MISS", "HIT"):
-        messages = asked(prompt)
-        raw = create(model=seat.model, messages=messages, functions=functions)
-        [choice] = raw.parse().choices
-
-        assert cached == Told.by(raw.headers).cached
-        assert "function_call" == choice.finish_reason
-        assert not choice.message.tool_calls
-        assert choice.message.function_call is not None
-        assert "get_weather" == choice.message.function_call.name
-        assert fits(choice.message.function_call.arguments)
-
-        messages.append(cast("ChatCompletionMessageParam", choice.message))
-        messages.append({"role": "function", "name": "get_weather", "content": "rain"})
-        last = create(model=seat.model, messages=messages, functions=functions).parse()
-        assert last.choices[0].message.content
-
-
-@pytest.mark.parametrize("first", [False, True])
-def test_functions_streamed(seat: Seat, prompt: str, script: Script, first: bool) -> None:
-    """The name comes once; a stream may come first or after a plain answer."""
-    script(function_called)
-    functions: Any = [{"name": "get_weather", "parameters": PARAMETERS}]
-    if not first:
-        seat.client.chat.completions.create(
-            model=seat.model, messages=asked(prompt), functions=functions
-        )
-    for _ in range(2):
-        names, arguments, finish = [], "", None
-        for chunk in seat.client.chat.completions.create(
-            model=seat.model, messages=asked(prompt), functions=functions, stream=True
-        ):
-            call = chunk.choices[0].delta.function_call
-            finish = chunk.choices[0].finish_reason or finish
-            if call is not None:
-                names += [call.name] if call.name else []
-                arguments += call.arguments or ""
-
-        assert "function_call" == finish
-        assert ["get_weather"] == names
-        assert fits(arguments)
+# --- odd ones ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seat", ["sandbox"], indirect=True)
@@ -370,7 +295,7 @@ def test_custom_tools_in_the_sandbox(seat: Seat, prompt: str) -> None:
             tool_choice={"type": "custom", "custom": {"name": "weather_query"}},
         ).choices
 
-        [call] = choice.message.tool_calls or ()
+        [call] = choice.message.tool_calls or []
         assert call.type == "custom"
         assert "weather_query" == call.custom.name
         assert call.custom.input
@@ -392,6 +317,6 @@ def test_a_call_without_arguments(seat: Seat, prompt: str) -> None:
             model=seat.model, messages=asked(prompt), tools=tools
         ) as stream:
             [choice] = stream.get_final_completion().choices
-        [call] = choice.message.tool_calls or ()
+        [call] = choice.message.tool_calls or []
 
         assert {} == orjson.loads(call.function.arguments)

@@ -141,8 +141,6 @@ async def open_house(
         house.front,
         most=settings.listening.max_connections,
         most_per_address=settings.listening.max_connections_per_ip,
-        idle_connection_timeout=settings.listening.idle_timeout,
-        body_timeout=settings.listening.body_timeout,
         max_body_size=UNBOUNDED,
         max_header_size=HEADER_BYTES,
     )
