@@ -122,7 +122,11 @@ def _refusal(call: Call) -> Reply | None:
     ]
     if call.body.get("n") not in (None, 1):
         barred.append("n")
-    if any("name" in message for message in call.messages if message.get("role") != "tool"):
+    if any(
+        "name" in message
+        for message in call.messages
+        if message.get("role") not in ("tool", "function")
+    ):
         barred.append("messages.name")
     if not barred:
         return None
