@@ -17,6 +17,8 @@ from domain.project import Grant
 from ports.storage import Grants
 
 T = TypeVar("T")
+Question = tuple[bytes, int]
+"""A digest, and how many changes were noticed before it was asked for."""
 
 MAX_KNOWN = 50_000
 MAX_UNKNOWN = 10_000
@@ -44,7 +46,7 @@ class HeldGrants:
         self._stale = stale
         self._known: OrderedDict[bytes, tuple[Grant, float, int]] = OrderedDict()
         self._unknown: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[Grant | None]] = {}
+        self._asking: dict[Question, asyncio.Task[Grant | None]] = {}
         self._doubts = 0
         self._failed_at = float("-inf")
         self._sequence: int | None = None
@@ -119,15 +121,16 @@ class HeldGrants:
 
     def _ask(self, digest: bytes) -> asyncio.Task[Grant | None]:
         """One question at a time for each key, whoever waits for it and whoever gives up."""
-        asking = self._asking.get(digest)
+        question = digest, self._doubts
+        asking = self._asking.get(question)
         if asking is None:
             asking = asyncio.get_running_loop().create_task(self._look_up(digest))
-            self._asking[digest] = asking
-            asking.add_done_callback(lambda done: self._asked(digest, done))
+            self._asking[question] = asking
+            asking.add_done_callback(lambda done: self._asked(question, done))
         return asking
 
-    def _asked(self, digest: bytes, done: asyncio.Task[Grant | None]) -> None:
-        del self._asking[digest]
+    def _asked(self, question: Question, done: asyncio.Task[Grant | None]) -> None:
+        del self._asking[question]
         if not done.cancelled():
             done.exception()  # told to whoever waits; a background refresh has nobody
 
@@ -139,6 +142,8 @@ class HeldGrants:
         except Unavailable:
             self._failed_at = self._monotonic()
             raise
+        if doubts != self._doubts and (digest in self._known or digest in self._unknown):
+            return grant
         if grant is None:
             self._known.pop(digest, None)
             _keep(self._unknown, digest, (asked_at, doubts), MAX_UNKNOWN)

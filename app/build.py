@@ -31,6 +31,7 @@ from app.services.health import Health
 from app.services.listing import Listing
 from app.services.metering import Metering
 from app.services.proxy import Proxy
+from app.services.reports import Reports
 from app.web.api import Rooms
 from app.web.front import Front, Limits
 from app.web.routes import application
@@ -127,7 +128,8 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         entry_bytes=settings.cache.entry_bytes,
         most_in_flight=settings.listening.max_in_flight,
     )
-    rooms = Rooms(admission, listing, health, clock, version())
+    reports = Reports(storage.reports, clock)
+    rooms = Rooms(admission, listing, reports, health, clock, version())
     handlers = application(rooms, public_url=public_url)
     front = Front(proxy, handlers, _limits(settings), clock, monotonic)
     handlers.settings["front"] = front
@@ -245,4 +247,10 @@ def _ttls(settings: Settings) -> dict[Endpoint, int]:
 
 def _limits(settings: Settings) -> Limits:
     given = settings.listening
-    return Limits(given.max_body_bytes, given.heartbeat, given.write_timeout)
+    return Limits(
+        given.max_body_bytes,
+        given.heartbeat,
+        given.write_timeout,
+        given.idle_timeout,
+        given.body_timeout,
+    )

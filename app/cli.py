@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from app import show
+from domain import reports
 from domain.durations import seconds
 from domain.project import KINDS, PROJECT
 
 if TYPE_CHECKING:
     from app.desk import Desk
     from app.services.keys import FreshKey
+    from app.services.reports import Report
     from config.settings import Settings
     from domain.project import Project
 
@@ -245,6 +247,34 @@ def cache_purge(project: str) -> None:
         return found
 
     click.echo(f"The cache of project {_at_desk(work).name} is empty.")
+
+
+@main.command()
+@click.argument("project")
+@click.option(
+    "--since",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How far back, for example 30d; whole hours are counted.",
+)
+@AS_JSON
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV that is safe to open as a sheet.")
+def usage(project: str, since: float, as_json: bool, as_csv: bool) -> None:
+    """Show what PROJECT (an id or a name) used: by day, provider and model."""
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
+
+    async def work(desk: Desk) -> tuple[Project, Report]:
+        found = await desk.projects.find(project)
+        return found, await desk.reports.whole(found.id, since)
+
+    of, report = _at_desk(work)
+    if as_csv:
+        return click.echo(reports.csv_text(report.rows), nl=False)
+    if as_json:
+        return show.document(reports.report(of.id, report.span, report.rows, report.total))
+    show.usage(report)
 
 
 @main.command()

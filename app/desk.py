@@ -18,11 +18,18 @@ from adapters.sql.db import Db
 from adapters.sql.keys import SqlKeys
 from adapters.sql.migrate import migrate, pending
 from adapters.sql.projects import SqlProjects
+from adapters.sql.reports import SqlUsageReports
 from adapters.sql.usage import SqlUsageLog
 from app.services.keys import KeyRing
 from app.services.projects import FirstStart, ProjectBook
+from app.services.reports import Reports
 from config.secrets import SecretUrl, SettingError, derive
 from config.settings import Settings
+
+REPORT_CONNECTIONS = 2
+REPORT_WAIT = 2.0
+REPORT_TIMEOUT = 10.0
+"""Seconds a report waits for a connection, and for its answer."""
 
 
 @define
@@ -30,14 +37,17 @@ class Storage:
     """What is kept for good. The connection opens with the first question; whoever opened closes."""
 
     db: Db
+    reports_db: Db
     projects: SqlProjects
     keys: SqlKeys
     usage_log: SqlUsageLog
+    reports: SqlUsageReports
     migrate: Callable[[], Awaitable[list[str]]]
     """Brings the database to the newest schema and says which steps were taken."""
 
     async def aclose(self) -> None:
         await self.db.aclose()
+        await self.reports_db.aclose()
 
 
 @define
@@ -48,11 +58,13 @@ class Desk:
     storage: Storage
     projects: ProjectBook
     keys: KeyRing
+    reports: Reports
 
 
 def open_storage(settings: Settings, clock: Callable[[], float] = time.time) -> Storage:
     """Raises SettingError for a data directory or URL that cannot be used. Waits for nothing."""
     db = _database(settings)
+    reports_db = _reports_database(settings)
 
     async def migrate_here() -> list[str]:
         return await migrate(db)
@@ -67,9 +79,11 @@ def open_storage(settings: Settings, clock: Callable[[], float] = time.time) -> 
 
     return Storage(
         db=db,
+        reports_db=reports_db,
         projects=SqlProjects(db),
         keys=SqlKeys(db, clock),
         usage_log=SqlUsageLog(db),
+        reports=SqlUsageReports(reports_db),
         migrate=migrate_here if settings.database.direct_url is None else migrate_directly,
     )
 
@@ -85,7 +99,13 @@ async def open_desk(settings: Settings, *, migrated: bool = True) -> AsyncIterat
             raise SettingError(
                 "DATABASE_URL", "has no current schema yet; run `watchllm migrate` first"
             )
-        yield Desk(settings, storage, project_book(storage), key_ring(settings, storage))
+        yield Desk(
+            settings,
+            storage,
+            project_book(storage),
+            key_ring(settings, storage),
+            Reports(storage.reports, time.time),
+        )
     finally:
         await storage.aclose()
 
@@ -134,6 +154,21 @@ def _database(settings: Settings) -> Db:
 
     ready_data_dir(settings.data_dir)
     return SqliteDb(settings.database_file)
+
+
+def _reports_database(settings: Settings) -> Db:
+    """The same database over connections of its own: who looks at reports keeps no request waiting for its key."""
+    if settings.database.url is None:
+        return _database(settings)
+    from adapters.sql.postgres import PostgresDb
+
+    return PostgresDb(
+        settings.database.url.reveal(),
+        connections=REPORT_CONNECTIONS,
+        connect_timeout=settings.database.connect_timeout,
+        pool_wait=REPORT_WAIT,
+        statement_timeout=REPORT_TIMEOUT,
+    )
 
 
 def _postgres(settings: Settings, name: str, url: SecretUrl | None) -> Db:

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from app.services.keys import FreshKey, ends_at, is_live
+from app.services.reports import Report
+from domain import reports
 from domain.project import ApiKey, Project
 
 
@@ -54,6 +56,20 @@ def rows(found: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool)
     for line in table:
         words = (word.ljust(width) for word, width in zip(line, widths, strict=True))
         click.echo("  ".join(words).rstrip())
+
+
+def usage(report: Report) -> None:
+    """Each total and, last, the sum of them."""
+    listed = [
+        *(reports.row(total) for total in report.rows),
+        {"day": "total", "provider": "", "model": "", **reports.sums(report.total)},
+    ]
+    # As text, since a count of 0 is not an empty cell.
+    rows(
+        [{name: reports.printable(str(one[name])) for name in reports.COLUMNS} for one in listed],
+        reports.COLUMNS,
+        as_json=False,
+    )
 
 
 def document(what: object) -> None:

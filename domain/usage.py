@@ -33,7 +33,11 @@ class Usage:
     def prompt(self) -> int:
         """All that was read, in OpenAI's sense of `prompt_tokens`."""
         return (
-            self.input + self.cache_read + self.cache_write + self.cache_write_1h + self.audio_input
+            self.input
+            + self.cache_read
+            + self.cache_write
+            + self.cache_write_1h
+            + self.audio_input
         )
 
     @property
@@ -49,6 +53,9 @@ class Usage:
 HIT, MISS, DENIED, FAILED, CLIENT_GONE = "hit", "miss", "denied", "failed", "client_gone"
 """How a request ended: from the cache, from a provider, refused by us before a provider was called, broken after
 that, or left by its client."""
+
+INTERRUPTED = "interrupted"
+"""Or cut off by the end of our own process: written by whoever finds its journal."""
 
 
 @value
@@ -80,15 +87,27 @@ class UsageRecord:
 
 
 @value
-class UsageTotal:
-    """Sums of the ledger for one day (UTC, `YYYY-MM-DD`), provider and model."""
+class UsageSums:
+    """Sums over rows of the ledger. Money is picodollars and what is known of it: `unpriced` rows have a cost, or a
+    saving, that nobody knows."""
 
-    day: str
-    provider: str
-    model: str
     requests: int
     hits: int
+    unpriced: int
     prompt_tokens: int
     completion_tokens: int
     cost: int
     avoided: int
+
+
+@value
+class UsageTotal:
+    """The sums of one hour or day (UTC; `start` is epoch seconds), provider and model.
+
+    The model is the one that answered, or the one asked for where none did.
+    """
+
+    start: int
+    provider: str
+    model: str
+    sums: UsageSums

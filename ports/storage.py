@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from domain.project import ApiKey, Grant, Project
-from domain.usage import UsageRecord, UsageTotal
+from domain.reports import DAY, START, Place, Span
+from domain.usage import UsageRecord, UsageSums, UsageTotal
 
 
 class Grants(Protocol):
@@ -69,8 +70,28 @@ class UsageLog(Protocol):
     async def append(self, records: Sequence[UsageRecord], /) -> None:
         """All or none. Raises Unavailable to be tried again later, any other ApiError for rows that never fit."""
 
-    async def totals(self, project: str, /, since: float, until: float) -> Sequence[UsageTotal]:
-        """Per UTC day, provider and model, ordered so; `since` inclusive, `until` exclusive, wall-clock seconds."""
+
+class UsageReports(Protocol):
+    """What the ledger holds of one project, read beside the road of requests and never in its way.
+
+    Sums are of records that `UsageLog.append` has taken, to the last picodollar.
+    """
+
+    async def totals(
+        self,
+        project: str,
+        span: Span,
+        /,
+        width: int = DAY,
+        after: Place = START,
+        limit: int = 1_000,
+    ) -> Sequence[UsageTotal]:
+        """By start, provider and model, ordered so; `width` is HOUR or DAY. What follows `after`, `limit` at most."""
+
+    async def sum(self, project: str, span: Span, /) -> UsageSums: ...
+
+    async def find(self, project: str, request: str, /) -> UsageRecord | None:
+        """The row of a request by its id; None if it is another project's or not there yet."""
 
 
 class Journal(Protocol):

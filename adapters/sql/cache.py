@@ -6,6 +6,7 @@ How an answer looks as bytes, and how it is known to be whole and whose it is, i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections import deque
@@ -16,8 +17,13 @@ from pathlib import Path
 import attrs
 
 from adapters.sql.db import millis, seconds
+from adapters.sql.seen import Seen
 from adapters.sql.sqlite import SqliteThread
 from domain.answer import CacheEntry, CacheKey
+
+WRITE_BEHIND = 0.1
+"""Seconds that an answer may wait to be written. A kill loses it, which is a miss; memory has it meanwhile."""
+MOST_UNWRITTEN = 8 << 20
 
 ROW_BYTES = 200
 """What a row takes beside its blob, with the index and half-filled pages, near enough for a bound."""
@@ -63,16 +69,19 @@ class SqliteCache:
         self._encode = encode
         self._decode = decode
         self._held: int | None = None
-        self._well = True
-        # The first of several writes that wait takes all into its transaction: a commit costs more than its rows.
+        self.well = True
         self._unwritten: deque[tuple[Sequence[tuple[CacheKey, CacheEntry]], float]] = deque()
+        self._unwritten_bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+        # One process has the file for itself, so it knows what cannot be in there.
+        self._seen = Seen()
 
     def peek(self, key: CacheKey, /) -> CacheEntry | None:
         return None
 
     async def get_many(self, keys: Sequence[CacheKey], /) -> list[CacheEntry | None]:
-        if not keys:
-            return []
+        if self._held is not None and not any(key.digest in self._seen for key in keys):
+            return [None] * len(keys)
         found: list[CacheEntry | None]
         try:
             found = await self._thread.do(lambda it: self._read(it, keys))
@@ -84,12 +93,27 @@ class SqliteCache:
         return [entry if entry is not None and entry.expires_at > now else None for entry in found]
 
     async def put_many(self, items: Sequence[tuple[CacheKey, CacheEntry]], /, ttl: int) -> None:
-        if not items or ttl <= 0:
+        """Written a moment later, many in one transaction: a commit costs more than its rows. A read sees them before."""
+        if ttl <= 0:
             return
-        now = self._clock()
+        for key, entry in items:
+            self._seen.add(key.digest)
+            self._unwritten_bytes += entry.size
+        self._unwritten.append((items, self._clock() + ttl))
+        if self._unwritten_bytes > MOST_UNWRITTEN:
+            await self.flush()
+        elif self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write_behind())
+
+    async def _write_behind(self) -> None:
+        await asyncio.sleep(WRITE_BEHIND)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Brings what waits to the file."""
+        self._unwritten_bytes = 0
         try:
-            self._unwritten.append((items, now + ttl))
-            await self._thread.do(lambda it: self._write(it, now))
+            await self._thread.do(self._write)
         except Exception as exc:  # noqa: BLE001 -- the promise: raises nothing
             self._notice(exc)
             return
@@ -99,6 +123,9 @@ class SqliteCache:
         await self._thread.do(lambda it: it.execute("SELECT 1").fetchone())
 
     async def aclose(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+        await self.flush()
         await self._thread.aclose()
 
     # --- below: in the thread of the connection -------------------------------------------------------
@@ -107,6 +134,7 @@ class SqliteCache:
         self, connection: sqlite3.Connection, keys: Sequence[CacheKey]
     ) -> list[CacheEntry | None]:
         self._count(connection)
+        self._write(connection)
         wanted = list({key.digest for key in keys})
         marks = ", ".join("?" * len(wanted))
         rows = connection.execute(
@@ -132,7 +160,7 @@ class SqliteCache:
             return None
         return attrs.evolve(entry, expires_at=seconds(row["expires_at"]))
 
-    def _write(self, connection: sqlite3.Connection, now: float) -> None:
+    def _write(self, connection: sqlite3.Connection) -> None:
         if not self._unwritten:
             return
         self._count(connection)
@@ -142,7 +170,7 @@ class SqliteCache:
                 items, expires_at = self._unwritten.popleft()
                 for key, entry in items:
                     self._put(connection, key, attrs.evolve(entry, expires_at=expires_at))
-            self._make_room(connection, now)
+            self._make_room(connection, self._clock())
             connection.execute("COMMIT")
         except BaseException:
             self._held = None
@@ -183,13 +211,17 @@ class SqliteCache:
             return
         connection.execute(_TABLE)
         connection.execute(_INDEX)
-        self._held = connection.execute("SELECT COALESCE(SUM(size), 0) FROM answers").fetchone()[0]
+        held = 0
+        for row in connection.execute("SELECT digest, size FROM answers"):
+            self._seen.add(row["digest"])
+            held += row["size"]
+        self._held = held
 
     def _notice(self, trouble: Exception | None) -> None:
         """Told once per change, and only the kind: the words may hold what was asked."""
-        if self._well == (trouble is None):
+        if self.well == (trouble is None):
             return
-        self._well = trouble is None
+        self.well = trouble is None
         if trouble is None:
             _log.info("the answer cache on disk works again")
             return

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from importlib.resources import files
 
-from adapters.sql.db import SQLITE, Db, Transaction
+from adapters.sql.db import POSTGRES, SQLITE, Db, Transaction
 from domain.value import value
 
 _APPLIED = """
@@ -20,6 +20,9 @@ _APPLIED = """
         checksum  text NOT NULL
     );
     """
+
+MONTHS_AHEAD = 12
+"""How far the ledger's partitions reach. Where nobody migrates for longer, the default partition takes the rows."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +44,8 @@ class Migration:
 async def migrate(db: Db, migrations: Sequence[Migration] | None = None) -> list[str]:
     """Applies what is missing, all or nothing, and returns its names. Safe from several nodes at once.
 
-    A database that is ahead of this version is left as it is, and said so in the log.
+    A database that is ahead of this version is left as it is, and said so in the log. The ledger's partitions for the
+    months to come are added each time.
     """
     known = packaged(db.dialect) if migrations is None else migrations
     async with db.transaction(exclusive=True) as transaction:
@@ -50,6 +54,8 @@ async def migrate(db: Db, migrations: Sequence[Migration] | None = None) -> list
         missing = _missing(known, {row["name"]: row["checksum"] for row in applied})
         for migration in missing:
             await _apply(transaction, migration)
+        if migrations is None and db.dialect == POSTGRES:
+            await transaction.rows("SELECT add_usage_partitions(:ahead)", {"ahead": MONTHS_AHEAD})
     return [migration.name for migration in missing]
 
 

@@ -1,4 +1,4 @@
-"""The ledger in SQL.
+"""The ledger in SQL, and with it its sums by hour and day. Reading them is `adapters.sql.reports`.
 
 A batch travels as one JSON document in one statement and the database takes it apart: quoting an array for
 each of the columns would hold the event loop four times as long (16 ms against 4 ms for a thousand rows).
@@ -7,32 +7,93 @@ each of the columns would hold the event loop four times as long (16 ms against 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 import orjson
 
-from adapters.sql.db import POSTGRES, Db, Row, millis
+from adapters.sql.db import POSTGRES, Db, millis
 from domain.errors import ApiError
-from domain.usage import HIT, UsageRecord, UsageTotal
+from domain.usage import UsageRecord
 
+# Whoever ships the same rows, or rows of the same hour, takes its locks in the same order: ids, hours, days, each
+# sorted. The days' condition is always true; it makes them wait for the hours, which nothing else here would promise
+# (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING). Models are cut at what an index
+# can take.
 _APPEND_POSTGRES = """
-    INSERT INTO usage_log (
-        id, project, api_key, kind, at, endpoint, model_asked, model_answered, provider, streamed, outcome, status,
-        input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
-        output_tokens, audio_output_tokens, reasoning_tokens, estimated,
-        cost, avoided, price_version, first_byte_ms, total_ms, cache_reason
+    WITH added AS (
+        INSERT INTO usage_log (
+            id, project, api_key, kind, at, endpoint, model_asked, model_answered, provider, streamed, outcome,
+            status, input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
+            audio_input_tokens, output_tokens, audio_output_tokens, reasoning_tokens, estimated,
+            cost, avoided, price_version, first_byte_ms, total_ms, cache_reason
+        )
+        SELECT
+            id, project, api_key, kind, at, endpoint, model_asked, model_answered, provider, streamed, outcome,
+            status, input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
+            audio_input_tokens, output_tokens, audio_output_tokens, reasoning_tokens, estimated,
+            cost, avoided, price_version, first_byte_ms, total_ms, cache_reason
+          FROM json_populate_recordset(NULL::usage_log, :batch::json)
+         ORDER BY id COLLATE "C"
+        ON CONFLICT (id) DO NOTHING
+        RETURNING *
+    ),
+    sums AS (
+        SELECT project,
+               at - at % 3600000 AS hour,
+               provider,
+               SUBSTR(CASE WHEN model_answered = '' THEN model_asked ELSE model_answered END, 1, 256) AS model,
+               COUNT(*) AS requests,
+               COUNT(*) FILTER (WHERE outcome = 'hit') AS hits,
+               COUNT(*) FILTER (WHERE cost IS NULL OR avoided IS NULL) AS unpriced,
+               SUM(input_tokens + cache_read_tokens + cache_write_tokens
+                   + cache_write_1h_tokens + audio_input_tokens) AS prompt_tokens,
+               SUM(output_tokens + audio_output_tokens) AS completion_tokens,
+               COALESCE(SUM(cost), 0) AS cost,
+               COALESCE(SUM(avoided), 0) AS avoided
+          FROM added
+         GROUP BY 1, 2, 3, 4
+    ),
+    hours AS (
+        INSERT INTO usage_hourly (
+            project, start, provider, model,
+            requests, hits, unpriced, prompt_tokens, completion_tokens, cost, avoided
+        )
+        SELECT project, hour, provider, model,
+               requests, hits, unpriced, prompt_tokens, completion_tokens, cost, avoided
+          FROM sums
+         ORDER BY 1, 2, 3, 4
+        ON CONFLICT (project, start, provider, model) DO UPDATE SET
+            requests          = usage_hourly.requests + excluded.requests,
+            hits              = usage_hourly.hits + excluded.hits,
+            unpriced          = usage_hourly.unpriced + excluded.unpriced,
+            prompt_tokens     = usage_hourly.prompt_tokens + excluded.prompt_tokens,
+            completion_tokens = usage_hourly.completion_tokens + excluded.completion_tokens,
+            cost              = usage_hourly.cost + excluded.cost,
+            avoided           = usage_hourly.avoided + excluded.avoided
+        RETURNING 1
     )
-    SELECT
-        id, project, api_key, kind, at, endpoint, model_asked, model_answered, provider, streamed, outcome, status,
-        input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
-        output_tokens, audio_output_tokens, reasoning_tokens, estimated,
-        cost, avoided, price_version, first_byte_ms, total_ms, cache_reason
-      FROM json_populate_recordset(NULL::usage_log, :batch::json)
-    ON CONFLICT (id) DO NOTHING
+    INSERT INTO usage_daily (
+        project, start, provider, model,
+        requests, hits, unpriced, prompt_tokens, completion_tokens, cost, avoided
+    )
+    SELECT project, hour - hour % 86400000, provider, model,
+           SUM(requests), SUM(hits), SUM(unpriced), SUM(prompt_tokens), SUM(completion_tokens),
+           SUM(cost), SUM(avoided)
+      FROM sums
+     WHERE (SELECT COUNT(*) FROM hours) >= 0
+     GROUP BY 1, 2, 3, 4
+     ORDER BY 1, 2, 3, 4
+    ON CONFLICT (project, start, provider, model) DO UPDATE SET
+        requests          = usage_daily.requests + excluded.requests,
+        hits              = usage_daily.hits + excluded.hits,
+        unpriced          = usage_daily.unpriced + excluded.unpriced,
+        prompt_tokens     = usage_daily.prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = usage_daily.completion_tokens + excluded.completion_tokens,
+        cost              = usage_daily.cost + excluded.cost,
+        avoided           = usage_daily.avoided + excluded.avoided
     """
 
+# The roll-ups are kept by triggers, for SQLite has no INSERT inside a WITH; they fire for rows that were added only.
 # `WHERE TRUE` keeps SQLite from reading ON CONFLICT as a join (https://www.sqlite.org/lang_upsert.html, 2.2).
 _APPEND_SQLITE = """
     INSERT INTO usage_log (
@@ -59,9 +120,6 @@ _APPEND_SQLITE = """
     ON CONFLICT (id) DO NOTHING
     """
 
-_DAY = 86_400_000
-_DOLLAR = 10**12
-
 
 class SqlUsageLog:
     """`UsageLog` on either database. Raises `ApiError` for a batch with a record that no retry will get in."""
@@ -78,41 +136,6 @@ class SqlUsageLog:
         except TypeError as exc:
             raise ApiError("A usage record does not fit the ledger.") from exc
         await self._db.run(self._append, {"batch": batch})
-
-    async def totals(self, project: str, /, since: float, until: float) -> Sequence[UsageTotal]:
-        """The model is the one that answered, or the one asked for where none did."""
-        # Dollars and the rest are added up apart: a sum in SQLite is an error from 2^63 on.
-        found = await self._db.rows(
-            """
-            SELECT at / :day AS day,
-                   provider,
-                   CASE WHEN model_answered = '' THEN model_asked ELSE model_answered END AS model,
-                   COUNT(*) AS requests,
-                   SUM(CASE WHEN outcome = :hit THEN 1 ELSE 0 END) AS hits,
-                   SUM(input_tokens + cache_read_tokens + cache_write_tokens
-                       + cache_write_1h_tokens + audio_input_tokens) AS prompt_tokens,
-                   SUM(output_tokens + audio_output_tokens) AS completion_tokens,
-                   COALESCE(SUM((cost - cost % :dollar) / :dollar), 0) AS cost_dollars,
-                   COALESCE(SUM(cost % :dollar), 0) AS cost_rest,
-                   COALESCE(SUM((avoided - avoided % :dollar) / :dollar), 0) AS avoided_dollars,
-                   COALESCE(SUM(avoided % :dollar), 0) AS avoided_rest
-              FROM usage_log
-             WHERE project = :project AND at >= :since AND at < :until
-             GROUP BY 1, 2, 3
-            """,
-            {
-                "project": project,
-                "since": millis(since),
-                "until": millis(until),
-                "hit": HIT,
-                "day": _DAY,
-                "dollar": _DOLLAR,
-            },
-        )
-        # Sorted here, since a database sorts text by rules of its own.
-        return sorted(
-            map(_total, found), key=lambda total: (total.day, total.provider, total.model)
-        )
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
@@ -151,21 +174,3 @@ def _row(record: UsageRecord) -> dict[str, Any]:
 def _text(given: str) -> str:
     # PostgreSQL keeps U+0000 in no text, written as an escape neither.
     return given.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _total(row: Row) -> UsageTotal:
-    return UsageTotal(
-        day=datetime.fromtimestamp(row["day"] * _DAY / 1000, UTC).strftime("%Y-%m-%d"),
-        provider=row["provider"],
-        model=row["model"],
-        requests=row["requests"],
-        hits=int(row["hits"]),
-        prompt_tokens=int(row["prompt_tokens"]),
-        completion_tokens=int(row["completion_tokens"]),
-        cost=_money(row["cost_dollars"], row["cost_rest"]),
-        avoided=_money(row["avoided_dollars"], row["avoided_rest"]),
-    )
-
-
-def _money(dollars: int | Decimal, rest: int | Decimal) -> int:
-    return int(dollars) * _DOLLAR + int(rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,12 @@ class Background:
             log.error("background work crashed", exc_info=task.exception())
 
     async def drain(self, timeout: float) -> None:
-        """Waits for what is under way, then cancels what is left."""
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(self._tasks, timeout=timeout)
+        """Waits for what is under way and what that begins, then cancels what is left."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        late = set(self._tasks)
         for task in late:
             task.cancel()
         if late:

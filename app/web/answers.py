@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from asyncio import Future
 from collections.abc import Mapping
 from email.utils import formatdate
 from http.client import responses
@@ -40,8 +41,8 @@ def head(
     length: int | None,
     chunk: bytes,
     closing: bool,
-) -> None:
-    """Writes the status line, the headers and the first bytes in one go."""
+) -> Future[None]:
+    """Writes the status line, the headers and the first bytes in one go; done when the client has them."""
     found = HTTPHeaders()
     for name, item in headers.items():
         found[name] = item
@@ -56,7 +57,7 @@ def head(
         found["Content-Length"] = str(length)
     if closing:
         found["Connection"] = "close"
-    connection.write_headers(
+    return connection.write_headers(
         ResponseStartLine("HTTP/1.1", status, responses.get(status, "Unknown")), found, chunk
     )
 
@@ -69,13 +70,34 @@ def whole(
     content_type: str,
     request_id: str,
     closing: bool,
-) -> None:
-    head(connection, status, headers, content_type, request_id, len(body), body, closing)
+    *,
+    bodiless: bool = False,
+) -> Future[None]:
+    """`bodiless` answers a HEAD: the headers of the same answer to a GET, and nothing behind them."""
+    sent = b"" if bodiless else body
+    written = head(connection, status, headers, content_type, request_id, len(body), sent, closing)
     connection.finish()
+    return written
 
 
-def error(connection: HTTP1Connection, failed: ApiError, request_id: str, closing: bool) -> None:
-    whole(connection, failed.status, failed.headers(), failed.body(), JSON, request_id, closing)
+def error(
+    connection: HTTP1Connection,
+    failed: ApiError,
+    request_id: str,
+    closing: bool,
+    *,
+    bodiless: bool = False,
+) -> Future[None]:
+    return whole(
+        connection,
+        failed.status,
+        failed.headers(),
+        failed.body(),
+        JSON,
+        request_id,
+        closing,
+        bodiless=bodiless,
+    )
 
 
 def error_event(failed: ApiError) -> bytes:

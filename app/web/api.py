@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from tornado.web import HTTPError, RequestHandler
 from app.services.admission import Admission
 from app.services.health import Health
 from app.services.listing import Listing
+from app.services.reports import Reports
 from domain.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound, PayloadTooLarge
 from domain.project import Grant
 from domain.requestid import RANDOM_BYTES, request_id
@@ -21,6 +23,7 @@ from domain.requestid import RANDOM_BYTES, request_id
 log = logging.getLogger(__name__)
 
 OPEN, KEY = "open", "key"
+_KEYLIKE = re.compile(r"(lgw_|sk-|gsk_)[\w-]+")
 
 
 @define
@@ -29,6 +32,7 @@ class Rooms:
 
     admission: Admission
     listing: Listing
+    reports: Reports
     health: Health
     clock: Callable[[], float]
     version: str
@@ -152,8 +156,8 @@ class Nowhere(Handler):
     auth = OPEN
 
     def prepare(self) -> None:  # type: ignore[override]
-        path = self.request.path[:200]
+        path = _KEYLIKE.sub(r"\1...", self.request.path[:200])
         raise NotFound(
             f"Unknown address {path!r}. This gateway serves POST /v1/chat/completions, /v1/completions and"
-            " /v1/embeddings, GET /v1/models and GET /health."
+            " /v1/embeddings, GET /v1/models, GET /v1/usage and GET /health."
         )

@@ -7,10 +7,28 @@ from typing import Any
 
 from tornado.web import Application, StaticFileHandler
 
-from app.web.api import HealthRoute, ModelRoute, ModelsRoute, Nowhere, PostOnly, Rooms
+from app.web.api import (
+    OPEN,
+    Handler,
+    HealthRoute,
+    ModelRoute,
+    ModelsRoute,
+    Nowhere,
+    PostOnly,
+    Rooms,
+)
 from app.web.pages import FrontPage
+from app.web.usage import UsageOfRequestRoute, UsageRoute
 
-STATIC = (r"/static/(app\.css)", StaticFileHandler)
+
+class Static(StaticFileHandler, Handler):  # type: ignore[misc]
+    """The pages' style sheet; its faults are told as everybody's are."""
+
+    auth = OPEN
+
+    def initialize(self, rooms: Rooms, path: str) -> None:  # type: ignore[override]
+        Handler.initialize(self, rooms)
+        StaticFileHandler.initialize(self, path)
 
 
 def table(rooms: Rooms) -> list[tuple[Any, ...]]:
@@ -21,8 +39,10 @@ def table(rooms: Rooms) -> list[tuple[Any, ...]]:
         (r"/health", HealthRoute, given),
         (r"/(?:v1/)?models", ModelsRoute, given),
         (r"/(?:v1/)?models/(.+)", ModelRoute, given),
+        (r"/(?:v1/)?usage", UsageRoute, given),
+        (r"/(?:v1/)?usage/([^/]+)", UsageOfRequestRoute, given),
         (r"/(?:v1/)?(?:chat/completions|completions|embeddings)", PostOnly, given),
-        (*STATIC, {"path": str(files("app.web") / "static")}),
+        (r"/static/(app\.css)", Static, {**given, "path": str(files("app.web") / "static")}),
     ]
 
 

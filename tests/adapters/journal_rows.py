@@ -55,7 +55,7 @@ def ids(*ranges: range) -> list[str]:
 
 
 class Ledger:
-    """A real one on SQLite, that can be away, slow, or never take some rows. `given` is what it was handed."""
+    """A real one on SQLite, that can be away, slow, or never take some rows. `given` is what it took."""
 
     def __init__(self, db: Db) -> None:
         self.db = db
@@ -72,8 +72,8 @@ class Ledger:
             raise Unavailable("away")
         if any(record.id in self.poison for record in records):
             raise ApiError("It does not fit.")
-        self.given += [record.id for record in records]
         await self._log.append(records)
+        self.given += [record.id for record in records]
 
     async def totals(
         self, project: str, /, since: float, until: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import sqlite3
 import stat
@@ -17,6 +18,7 @@ import pytest
 
 from adapters.sql.cache import ROW_BYTES, SqliteCache
 from adapters.sql.migrate import migrate
+from adapters.sql.seen import Seen
 from adapters.sql.sqlite import SqliteDb
 from adapters.sql.usage import SqlUsageLog
 from domain.answer import CacheEntry, CacheKey
@@ -230,6 +232,7 @@ async def test_a_bad_blob_is_a_miss_and_goes(
     """Bytes that are not ours are never served twice to the decoder."""
     cache = open_cache()
     await cache.put_many([(key("a"), entry()), (key("b"), entry())], 60)
+    await cache.flush()
     tamper(tmp_path, "UPDATE answers SET blob = ? WHERE digest = ?", blob, key("a").digest)
 
     assert [None, entry()] == await cache.get_many([key("a"), key("b")])
@@ -273,6 +276,7 @@ async def test_a_hundred_rounds_stay_within_the_bound(
             (key(f"{number * step % 37}"), entry(b"x" * (number * 7 % 900))) for step in (1, 2, 3)
         ]
         await cache.put_many(items, 60)
+        await cache.flush()
         [(held,)] = tamper(tmp_path, "SELECT SUM(size) FROM answers")
         assert held <= limit
         assert held == cache._held
@@ -300,10 +304,41 @@ async def test_a_failed_put_leaves_the_rest(open_cache: Callable[..., SqliteCach
     """A batch that trips half way takes nothing with it, and the count is taken anew."""
     cache = open_cache()
     await cache.put_many([(key("a"), entry())], 60)
+    await cache.flush()
 
     await cache.put_many([(key("b"), entry()), (key("c"), entry("text"))], 60)  # type: ignore[arg-type]
+    await cache.flush()
 
     assert [entry(), None, None] == await cache.get_many([key("a"), key("b"), key("c")])
+
+
+async def test_strangers_are_not_asked_of_the_file(
+    open_cache: Callable[..., SqliteCache], tmp_path: Path
+) -> None:
+    """Once the file is known, what it cannot hold is a miss without a look; what it holds is found after a restart."""
+    cache = open_cache()
+    await cache.put_many([(key("a"), entry())], 60)
+    await cache.aclose()
+    cache = open_cache()
+    assert [entry()] == await cache.get_many([key("a")])
+    tamper(tmp_path, "DROP TABLE answers")
+
+    assert [None] == await cache.get_many([key("stranger")])
+    assert cache.well
+    assert [None] == await cache.get_many([key("a")])
+    assert not cache.well
+
+
+def test_seen_forgets_nobody() -> None:
+    """No known digest is missed, and few strangers are taken for known."""
+    seen = Seen()
+    known = [hashlib.sha256(b"%d" % number).digest() for number in range(20_000)]
+    for digest in known:
+        seen.add(digest)
+    strangers = [hashlib.sha256(b"x%d" % number).digest() for number in range(20_000)]
+
+    assert all(digest in seen for digest in known)
+    assert sum(digest in seen for digest in strangers) < 20
 
 
 async def test_after_it_is_closed(open_cache: Callable[..., SqliteCache]) -> None:

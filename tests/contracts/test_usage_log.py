@@ -1,9 +1,10 @@
-"""What `UsageLog` promises, over SQLite and PostgreSQL."""
+"""What `UsageLog` and `UsageReports` promise, over SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +12,15 @@ import attrs
 import pytest
 
 from adapters.sql.db import Db
+from adapters.sql.reports import SqlUsageReports
 from adapters.sql.usage import SqlUsageLog
 from domain.errors import ApiError, Unavailable
-from domain.usage import Usage, UsageRecord, UsageTotal
+from domain.reports import DAY, HOUR, START, Place, Span
+from domain.usage import HIT, Usage, UsageRecord, UsageSums, UsageTotal
 from tests.support.fixtures import async_fixture
 
-MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+MIDNIGHT = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp())
+ALWAYS = Span(0, 2 * MIDNIGHT // DAY * DAY)
 USAGE = Usage(1, 2, 4, 8, 16, 32, 64, 20, True)
 RECORD = UsageRecord(
     id="0190-1",
@@ -46,8 +50,62 @@ async def log(db: Db) -> SqlUsageLog:
     return SqlUsageLog(db)
 
 
-async def all_of(log: SqlUsageLog, project: str = "p_1") -> list[UsageTotal]:
-    return list(await log.totals(project, 0.0, MIDNIGHT * 2))
+@async_fixture
+async def reports(db: Db) -> SqlUsageReports:
+    return SqlUsageReports(db)
+
+
+async def all_of(reports: SqlUsageReports, project: str = "p_1") -> list[UsageTotal]:
+    return list(await reports.totals(project, ALWAYS))
+
+
+def summed(records: Iterable[UsageRecord]) -> UsageSums:
+    """What the database is to come to, by plain addition."""
+    once = list({record.id: record for record in records}.values())
+    return UsageSums(
+        requests=len(once),
+        hits=sum(one.outcome == HIT for one in once),
+        unpriced=sum(None in (one.cost, one.avoided) for one in once),
+        prompt_tokens=sum(one.usage.prompt for one in once),
+        completion_tokens=sum(one.usage.completion for one in once),
+        cost=sum(one.cost or 0 for one in once),
+        avoided=sum(one.avoided or 0 for one in once),
+    )
+
+
+def expected(records: Iterable[UsageRecord], width: int) -> list[UsageTotal]:
+    groups: dict[tuple[int, str, str], list[UsageRecord]] = {}
+    for one in records:
+        start = int(one.at // width * width)
+        groups.setdefault((start, one.provider, one.model_answered or one.model_asked), []).append(
+            one
+        )
+    return [UsageTotal(*key, summed(groups[key])) for key in sorted(groups)]
+
+
+def made_up(count: int, seed: int) -> list[UsageRecord]:
+    """Records over three days around the turn of a month, of two projects, some of them at the edge of an hour."""
+    chance = random.Random(seed)
+    return [
+        attrs.evolve(
+            RECORD,
+            id=f"0190-{seed}-{number}",
+            project=chance.choice(["p_1", "p_1", "p_2"]),
+            at=chance.choice(
+                [
+                    MIDNIGHT + chance.randrange(-2 * DAY, DAY) + chance.randrange(1000) / 1000,
+                    MIDNIGHT + chance.randrange(-40, 20) * HOUR - chance.choice([0, 0.001]),
+                ]
+            ),
+            provider=chance.choice(["openai", "anthropic"]),
+            model_answered=chance.choice(["gpt-5.1", "Größe", "", "Z"]),
+            outcome=chance.choice(["hit", "miss", "denied"]),
+            usage=Usage(*(chance.randrange(10**9) for _ in range(8))),
+            cost=chance.choice([None, 0, 1, 10**12 - 1, 2**60, chance.randrange(10**15)]),
+            avoided=chance.choice([None, 0, 10**12, chance.randrange(10**15)]),
+        )
+        for number in range(count)
+    ]
 
 
 async def test_every_field_is_kept(log: SqlUsageLog, db: Db) -> None:
@@ -64,72 +122,120 @@ async def test_every_field_is_kept(log: SqlUsageLog, db: Db) -> None:
     assert expected == row
 
 
-async def test_the_same_record_counts_once(log: SqlUsageLog) -> None:
-    """Whether in one batch, in a later one or beside new ones."""
+async def test_the_same_record_counts_once(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """Whether in one batch, in a later one or beside new ones: in the rows, and in every sum of them."""
     other = attrs.evolve(RECORD, id="0190-2")
 
     await log.append([RECORD, RECORD])
     await log.append([RECORD, other])
     await log.append([])
 
-    [total] = await all_of(log)
-    assert 2 == total.requests
+    for width in (DAY, HOUR):
+        [total] = await reports.totals("p_1", ALWAYS, width)
+        assert summed([RECORD, other]) == total.sums
 
 
-async def test_two_appenders_of_the_same_rows(log: SqlUsageLog, open_db: Callable[[], Db]) -> None:
-    """Two nodes that ship the same journal at the same time write each record once."""
-    records = [attrs.evolve(RECORD, id=f"0190-{number}") for number in range(500)]
-    second = open_db()
+@pytest.mark.parametrize("seed", range(3))
+async def test_sums_are_those_of_the_rows(
+    log: SqlUsageLog, reports: SqlUsageReports, db: Db, seed: int
+) -> None:
+    """By hour and by day, to the picodollar, after batches of any size that repeat each other."""
+    chance = random.Random(seed)
+    records = made_up(300, seed)
+    for _ in range(12):
+        await log.append(chance.sample(records, chance.randrange(1, 80)))
+    for first in range(0, 300, 70):
+        await log.append(records[first : first + 70])
+
+    assert [{"n": 300}] == await db.rows("SELECT COUNT(*) AS n FROM usage_log")
+    for project in ("p_1", "p_2"):
+        own = [one for one in records if one.project == project]
+        for width in (DAY, HOUR):
+            assert expected(own, width) == list(await reports.totals(project, ALWAYS, width))
+        assert summed(own) == await reports.sum(project, ALWAYS)
+
+
+async def test_appenders_of_overlapping_batches(
+    log: SqlUsageLog, reports: SqlUsageReports, open_db: Callable[[], Db]
+) -> None:
+    """Nodes that ship the same rows at the same time, each in another order, neither wait for each other for ever nor
+    count anything twice."""
+    records = made_up(400, 9)
+    nodes = [open_db() for _ in range(3)]
+    ledgers = [log, *map(SqlUsageLog, nodes)]
+    chance = random.Random(1)
+    try:
+        for _ in range(4):
+            await asyncio.gather(
+                *(
+                    ledger.append(chance.sample(records, 200))
+                    for ledger in ledgers
+                    for _ in range(2)
+                )
+            )
+        await log.append(records)
+    finally:
+        for node in nodes:
+            await node.aclose()
+
+    for project in ("p_1", "p_2"):
+        own = [one for one in records if one.project == project]
+        assert expected(own, DAY) == await all_of(reports, project)
+        assert expected(own, HOUR) == list(await reports.totals(project, ALWAYS, HOUR))
+
+
+async def test_appenders_of_the_same_hours(
+    log: SqlUsageLog, reports: SqlUsageReports, open_db: Callable[[], Db]
+) -> None:
+    """Rows of their own that belong to the same sums, in any order: again nobody waits for ever, nothing is lost."""
+    records = made_up(1_600, 7)
+    nodes = [open_db() for _ in range(3)]
+    ledgers = [log, *map(SqlUsageLog, nodes)]
     try:
         await asyncio.gather(
-            *(
-                one.append(rows)
-                for one in (log, SqlUsageLog(second))
-                for rows in (records, records[::-1])
-            )
+            *(ledgers[n % 4].append(records[n * 100 : n * 100 + 100]) for n in range(16))
         )
     finally:
-        await second.aclose()
+        for node in nodes:
+            await node.aclose()
 
-    [total] = await all_of(log)
-    assert (500, 500 * (2**60 + 1)) == (total.requests, total.cost)
+    own = [one for one in records if one.project == "p_1"]
+    assert expected(own, HOUR) == list(await reports.totals("p_1", ALWAYS, HOUR))
+    assert expected(own, DAY) == await all_of(reports)
 
 
-async def test_totals_add_up(log: SqlUsageLog) -> None:
-    """Prompt and completion are the sums of their buckets, hits are counted, unknown money is left out."""
+async def test_totals_add_up(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """Prompt and completion are the sums of their buckets, hits are counted; money that nobody knows is left out, and
+    how often is said."""
     await log.append(
         [
-            RECORD,
+            attrs.evolve(RECORD, avoided=0),
             attrs.evolve(RECORD, id="0190-2", outcome="hit", cost=0, avoided=10**15),
-            attrs.evolve(RECORD, id="0190-3", cost=None),
+            attrs.evolve(RECORD, id="0190-3", cost=None, avoided=0),
+            attrs.evolve(RECORD, id="0190-4", outcome="hit", cost=0, avoided=None),
         ]
     )
 
-    [total] = await all_of(log)
+    [total] = await all_of(reports)
 
-    expected = UsageTotal(
-        "2026-03-01",
-        "openai",
-        "gpt-5.1",
-        3,
-        1,
-        3 * USAGE.prompt,
-        3 * USAGE.completion,
-        2**60 + 1,
-        10**15,
-    )
-    assert expected == total
-    for field in (
-        total.hits,
-        total.prompt_tokens,
-        total.completion_tokens,
-        total.cost,
-        total.avoided,
-    ):
-        assert type(field) is int
+    sums = UsageSums(4, 2, 2, 4 * USAGE.prompt, 4 * USAGE.completion, 2**60 + 1, 10**15)
+    assert UsageTotal(MIDNIGHT, "openai", "gpt-5.1", sums) == total
+    assert {int} == {type(one) for one in attrs.astuple(total.sums)}
 
 
-async def test_totals_per_utc_day_provider_and_model(log: SqlUsageLog) -> None:
+async def test_money_beyond_64_bits(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """A sum may be larger than any of its rows can be."""
+    records = [attrs.evolve(RECORD, id=f"0190-{number}", cost=2**60 + 1) for number in range(40)]
+    await log.append(records[:10])
+    await log.append(records[10:])
+
+    assert 40 * (2**60 + 1) == (await reports.sum("p_1", ALWAYS)).cost
+    assert UsageSums(0, 0, 0, 0, 0, 0, 0) == await reports.sum("p_2", ALWAYS)
+
+
+async def test_totals_per_utc_day_provider_and_model(
+    log: SqlUsageLog, reports: SqlUsageReports
+) -> None:
     """Ordered by day, provider and model; a model that never answered goes by the name it was asked by."""
     cases = [
         (MIDNIGHT + 1, "openai", "b"),
@@ -148,42 +254,108 @@ async def test_totals_per_utc_day_provider_and_model(log: SqlUsageLog) -> None:
         ]
     )
 
-    found = [(total.day, total.provider, total.model) for total in await all_of(log)]
+    found = [(total.start, total.provider, total.model) for total in await all_of(reports)]
 
     assert [
-        ("2026-02-28", "openai", "a"),
-        ("2026-03-01", "anthropic", "c"),
-        ("2026-03-01", "openai", "Z"),
-        ("2026-03-01", "openai", "a"),
-        ("2026-03-01", "openai", "b"),
-        ("2026-03-01", "openai", "fast"),
+        (MIDNIGHT - DAY, "openai", "a"),
+        (MIDNIGHT, "anthropic", "c"),
+        (MIDNIGHT, "openai", "Z"),
+        (MIDNIGHT, "openai", "a"),
+        (MIDNIGHT, "openai", "b"),
+        (MIDNIGHT, "openai", "fast"),
     ] == found
 
 
-async def test_totals_of_a_time_and_a_project(log: SqlUsageLog) -> None:
-    """`since` is inside, `until` outside, and other projects do not show."""
-    at = (MIDNIGHT, MIDNIGHT + 10, MIDNIGHT + 20)
-    await log.append(
-        [attrs.evolve(RECORD, id=f"0190-{number}", at=moment) for number, moment in enumerate(at)]
-    )
-    await log.append([attrs.evolve(RECORD, id="0190-9", project="p_2")])
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [(-30, 10), (-24, 0), (-25, 1), (0, 1), (-2, -1), (-48, 24), (5, 6), (-24, 5), (-7, 24)],
+)
+@pytest.mark.parametrize("width", [HOUR, DAY])
+async def test_totals_of_some_hours(
+    log: SqlUsageLog, reports: SqlUsageReports, since: int, until: int, width: int
+) -> None:
+    """`since` is inside, `until` outside; a day of which only hours are asked for counts with those hours."""
+    records = made_up(300, 4)
+    await log.append(records)
+    span = Span(MIDNIGHT + since * HOUR, MIDNIGHT + until * HOUR)
+    inside = [one for one in records if one.project == "p_1" and span.since <= one.at < span.until]
 
-    [total] = await log.totals("p_1", MIDNIGHT, MIDNIGHT + 20)
+    assert expected(inside, width) == list(await reports.totals("p_1", span, width))
+    assert summed(inside) == await reports.sum("p_1", span)
 
-    assert 2 == total.requests
-    assert [] == list(await log.totals("p_1", MIDNIGHT + 21, MIDNIGHT + 30))
-    assert [] == list(await log.totals("p_1' OR '1'='1", 0.0, MIDNIGHT * 2))
+
+@pytest.mark.parametrize("width", [HOUR, DAY])
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+async def test_pages(log: SqlUsageLog, reports: SqlUsageReports, width: int, limit: int) -> None:
+    """One after the other they are the whole, whatever is appended meanwhile before the place."""
+    await log.append(made_up(120, 5))
+    span = Span(MIDNIGHT - 30 * HOUR, MIDNIGHT + 5 * HOUR)
+    whole = list(await reports.totals("p_1", span, width))
+    pages: list[UsageTotal] = []
+    place = START
+    while page := list(await reports.totals("p_1", span, width, place, limit)):
+        assert len(page) <= limit
+        pages += page
+        place = Place(page[-1].start, page[-1].provider, page[-1].model)
+        await log.append([attrs.evolve(RECORD, id=f"0190-{len(pages)}", at=span.since - 1)])
+
+    assert whole == pages
+    assert len(whole) > 3
+
+
+async def test_projects_do_not_see_each_other(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """Neither in sums nor by the id of a request, whatever an id looks like."""
+    await log.append([RECORD, attrs.evolve(RECORD, id="0190-9", project="p_2")])
+
+    assert RECORD == await reports.find("p_1", RECORD.id)
+    assert 1 == (await reports.sum("p_1", ALWAYS)).requests
+    for project, request in [
+        ("p_1", "0190-9"),
+        ("p_2", RECORD.id),
+        ("p_1", "0190-8"),
+        ("p_1", ""),
+        ("p_1", "' OR '1'='1"),
+        ("p_1' OR '1'='1", RECORD.id),
+    ]:
+        assert None is await reports.find(project, request)
+    assert [] == await all_of(reports, "p_1' OR '1'='1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"cost": None, "avoided": 0, "streamed": False}, {"usage": Usage(), "cost": 0}],
+    ids=str,
+)
+async def test_a_row_is_read_as_it_was_written(
+    log: SqlUsageLog, reports: SqlUsageReports, change: dict[str, Any]
+) -> None:
+    record = attrs.evolve(RECORD, **change)
+    await log.append([record])
+
+    assert record == await reports.find("p_1", record.id)
+
+
+async def test_a_very_long_model(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """The row keeps it whole; sums know it by its first 256 characters, which every index takes."""
+    chance = random.Random(1)
+    model = "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(9_000))
+    record = attrs.evolve(RECORD, model_answered=model)
+    await log.append([record])
+
+    [total] = await all_of(reports)
+    assert model[:256] == total.model
+    assert record == await reports.find("p_1", record.id)
 
 
 @pytest.mark.parametrize(
     "text",
     ["'); DROP TABLE usage_log;--", "%(batch)s :batch %s", "Größe 🦊", 'a"b\\u0000c\\', "a\0b"],
 )
-async def test_text_is_only_data(log: SqlUsageLog, text: str) -> None:
+async def test_text_is_only_data(log: SqlUsageLog, reports: SqlUsageReports, text: str) -> None:
     """Whatever a provider calls its model is kept as it is, but for U+0000."""
     await log.append([attrs.evolve(RECORD, model_answered=text)])
 
-    [total] = await all_of(log)
+    [total] = await all_of(reports)
     assert text.replace("\0", "\N{REPLACEMENT CHARACTER}") == total.model
 
 
@@ -191,15 +363,17 @@ async def test_text_is_only_data(log: SqlUsageLog, text: str) -> None:
     "change",
     [{"cost": 2**64}, {"status": None}, {"id": None}, {"model_asked": "\ud800"}],
 )
-async def test_a_record_that_never_fits(log: SqlUsageLog, change: dict[str, Any]) -> None:
-    """It is told from an outage, refuses its batch as a whole, and does no harm to the next."""
+async def test_a_record_that_never_fits(
+    log: SqlUsageLog, reports: SqlUsageReports, change: dict[str, Any]
+) -> None:
+    """It is told from an outage, refuses its batch as a whole, sums included, and does no harm to the next."""
     with pytest.raises(ApiError) as caught:
         await log.append([attrs.evolve(RECORD, id="0190-0"), attrs.evolve(RECORD, **change)])
 
     assert not isinstance(caught.value, Unavailable)
-    assert [] == await all_of(log)
+    assert [] == await all_of(reports)
     await log.append([RECORD])
-    assert 1 == len(await all_of(log))
+    assert summed([RECORD]) == await reports.sum("p_1", ALWAYS)
 
 
 async def test_a_ledger_without_tables(empty_db: Db) -> None:

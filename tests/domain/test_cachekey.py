@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import orjson
 import pytest
 from attrs import evolve
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from domain.cachekey import (
@@ -504,6 +504,7 @@ UNTYPED = sorted(
 SETS = st.dictionaries(st.sampled_from(UNTYPED), VALUES, max_size=5)
 
 
+@settings(deadline=None)
 @given(SETS, st.randoms())
 def test_the_order_of_fields_says_nothing(fields, random):
     """Bodies are not canonical: clients write their fields in any order."""
@@ -514,6 +515,7 @@ def test_the_order_of_fields_says_nothing(fields, random):
     assert key(body) == key({name: body[name] for name in names})
 
 
+@settings(deadline=None)
 @given(SETS, SETS)
 def test_different_documents_have_different_keys(one, other):
     """Equal keys only for what is equal, nulls and the value of numbers apart."""
@@ -533,6 +535,7 @@ def _typed(value: Any) -> Any:
     return ("number" if type(value) in (int, float) else type(value).__name__), value
 
 
+@settings(deadline=None)
 @given(SETS)
 def test_the_question_is_not_touched(fields):
     """Making a key changes nothing of what goes to the provider."""

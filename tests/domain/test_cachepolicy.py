@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.answer import CacheEntry
@@ -103,6 +103,7 @@ def test_a_ttl_that_is_no_number_is_a_400(text):
         parse_controls("", text)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(max_size=3))
 def test_any_header_is_read_or_refused(words, ttl):
     """Nothing but a 400 comes of odd headers."""
@@ -459,6 +460,7 @@ ANY = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([PLAIN, TWO, SHORT, JSON, complete(["a", "b"], echo=True)]),
     st.lists(ANY, max_size=3),

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
@@ -393,6 +393,7 @@ CHOICES = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(["choices", "usage", "id"]), JSON | CHOICES, max_size=3),
@@ -513,6 +514,7 @@ CHATS = documents(chat_choices(), "chat.completion")
 TEXTS = documents(text_choices(), "text_completion")
 
 
+@settings(deadline=None, max_examples=50)
 @given(CHATS, st.booleans())
 def test_a_replayed_chat_folds_back(document, usage):
     """The same answer in both shapes, nothing lost, with usage or without."""
@@ -523,6 +525,7 @@ def test_a_replayed_chat_folds_back(document, usage):
     assert not folder.overflowed
 
 
+@settings(deadline=None, max_examples=50)
 @given(TEXTS, st.booleans())
 def test_a_replayed_text_completion_folds_back(document, usage):
     """The legacy endpoint, too."""
@@ -533,6 +536,7 @@ def test_a_replayed_text_completion_folds_back(document, usage):
     assert not folder.overflowed
 
 
+@settings(deadline=None, max_examples=50)
 @given(CHATS, st.booleans())
 def test_a_replayed_chat_obeys_the_rules_of_the_clients(document, usage):
     """What the official clients add up is told once, is numbered from 0 and ends."""
@@ -566,6 +570,7 @@ def test_a_replayed_chat_obeys_the_rules_of_the_clients(document, usage):
     assert usage == (not chunks[-1]["choices"])
 
 
+@settings(deadline=None, max_examples=50)
 @given(CHATS)
 def test_the_official_client_adds_up_a_replay(document):
     """openai's own accumulator takes every chunk and ends with the same message."""
@@ -590,6 +595,7 @@ def test_the_official_client_adds_up_a_replay(document):
         assert wanted["message"].get("function_call") == message.get("function_call")
 
 
+@settings(deadline=None, max_examples=50)
 @given(CHATS | TEXTS)
 def test_no_replayed_line_is_long(document):
     """Clients that read line by line have a bound on a line; only tokens that are parts of letters stay together."""

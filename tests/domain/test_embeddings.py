@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.embeddings import items, render, shares, vectors
@@ -81,6 +81,7 @@ NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=64).filt
 )
 
 
+@settings(deadline=None)
 @given(NUMBERS)
 def test_every_vector_has_length_one(numbers):
     """Float32 and its rounding included; made twice, it stays the same."""
@@ -152,6 +153,7 @@ def test_an_embedding_without_a_direction(embedding):
 # --- out --------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(NUMBERS, min_size=1, max_size=3), st.integers(0, 10**9), st.text(max_size=5))
 def test_both_forms_are_the_same_float32(batch, tokens, model):
     """Decimal text or base64: a client reads the same bits."""
@@ -181,6 +183,7 @@ def test_what_is_rendered_can_be_read_again():
 BATCHES = st.lists(st.text() | st.lists(st.integers(), max_size=20), min_size=1, max_size=50)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**18), BATCHES)
 def test_shares_add_up(total, given_items):
     """To the last token and the last picodollar, and none is negative."""

@@ -6,7 +6,7 @@ import re
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.headers import closing_comment, for_hit, for_miss
@@ -63,6 +63,7 @@ def test_a_price_of_nothing_is_told():
     assert "0" == for_miss("sandbox", 0, 5, "")["x-WatchLLM-cost-usd"]
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(0, 10**18), st.floats(0, 1e9))
 def test_nothing_breaks_out_of_a_header(text, number, elapsed):
     """Whatever a reason holds, values are printable ASCII of a decent length, numbers never have an exponent."""

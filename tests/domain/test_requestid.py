@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.requestid import RANDOM_BYTES, request_id
@@ -20,6 +20,7 @@ def test_the_example_of_the_standard():
     assert "017f22e2-79b0-7cc3-98c4-dc0c0c07398f" == request_id(1645557742.0, random)
 
 
+@settings(deadline=None)
 @given(MOMENTS, CHANCE)
 def test_it_is_a_version_7_uuid(now, random):
     """Version and variant are right whatever the dice say, and the time can be read back."""
@@ -29,12 +30,14 @@ def test_it_is_a_version_7_uuid(now, random):
     assert int(now * 1000) == made.int >> 80
 
 
+@settings(deadline=None)
 @given(MOMENTS, CHANCE, CHANCE)
 def test_later_ids_sort_later(now, earlier, later):
     """As texts, too: the ledger's primary key grows at its end."""
     assert request_id(now, earlier) < request_id(now + 0.002, later)
 
 
+@settings(deadline=None)
 @given(CHANCE, CHANCE)
 def test_chance_makes_the_difference(one, other):
     """74 of the 80 bits are used, so equal ids mean equal dice but for those six."""

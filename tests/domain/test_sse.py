@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.errors import UpstreamFailed
@@ -74,6 +74,7 @@ LINES = st.lists(
 ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
 
 
+@settings(deadline=None)
 @given(LINES, st.data())
 def test_cut_anywhere(lines, data):
     """However many reads there are, the events are those of one."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import csv
+import io
 import json
 import os
 import re
@@ -12,19 +15,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from attrs import define
+from attrs import define, evolve
 from click.testing import CliRunner, Result
 
+from adapters.sql.sqlite import SqliteDb
+from adapters.sql.usage import SqlUsageLog
 from app import cli, desk
 from app.services.keys import FreshKey
 from app.services.projects import FirstStart
 from domain import apikey
 from domain.project import Project
+from domain.usage import Usage, UsageRecord
 from tests.support.postgres import new_server
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +202,95 @@ def test_a_cache_is_purged(invoke: Invoke, tmp_path: Path) -> None:
     connection.close()
 
 
+USED = UsageRecord(
+    "0190-1", "p", "k", "project", 0.0, "chat/completions", "m", "=cmd", "groq", False, "miss", 200,
+    Usage(7, output=5), 1_500_000_000, 0, "v", 1.0, 1.0, "",
+)  # fmt: skip
+
+
+@pytest.fixture
+def used(invoke: Invoke, tmp_path: Path) -> str:
+    """The id of a project that used something: now, three hours ago and two days ago; another one used more."""
+    project: str = document(invoke("project", "create", "acme", "--json"))["id"]
+    other = document(invoke("project", "create", "other", "--json"))["id"]
+    mine = evolve(USED, project=project, at=time.time())
+    records = [
+        mine,
+        evolve(mine, id="0190-2", at=mine.at - 3 * 3600, outcome="hit", cost=0, avoided=1),
+        evolve(mine, id="0190-3", cost=None),
+        evolve(mine, id="0190-4", at=mine.at - 48 * 3600),
+        evolve(mine, id="0190-5", project=other),
+    ]
+
+    async def write() -> None:
+        db = SqliteDb(tmp_path / "data" / "watchllm.db")
+        await SqlUsageLog(db).append(records)
+        await db.aclose()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, write()).result()
+    return project
+
+
+@pytest.mark.parametrize(
+    ("words", "requests"),
+    [((), 3), (("--since", "1h"), 2), (("--since", "30d"), 4), (("--since", "1000000d"), 4)],
+    ids=str,
+)
+def test_usage_as_json(invoke: Invoke, used: str, words: tuple[str, ...], requests: int) -> None:
+    """One document: rows by day, provider and model, and their sum; money is a decimal text, tokens are integers."""
+    report = document(invoke("usage", "acme", *words, "--json"))
+
+    total = report["total"]
+    rows = report["rows"]
+    assert used == report["project"]
+    assert {"project", "since", "until", "rows", "total"} == report.keys()
+    assert {"day", "provider", "model", *total} == rows[0].keys()
+    assert (requests, 1, 7 * requests) == (
+        total["requests"],
+        total["unpriced"],
+        total["prompt_tokens"],
+    )
+    for name in ("requests", "hits", "prompt_tokens", "completion_tokens", "unpriced"):
+        assert total[name] == sum(row[name] for row in rows)
+    for name in ("cost_usd", "saved_usd"):
+        assert Decimal(total[name]) == sum(Decimal(row[name]) for row in rows)
+    assert sorted(rows, key=lambda row: row["day"]) == rows
+
+
+def test_usage_as_a_sheet(invoke: Invoke, used: str) -> None:
+    """Plain CSV, in which no name of a model is a formula."""
+    result = invoke("usage", used, "--since", "30d", "--csv")
+    found = list(csv.DictReader(io.StringIO(result.stdout)))
+
+    assert 0 == result.exit_code
+    assert 4 == sum(int(row["requests"]) for row in found)
+    assert {"'=cmd"} == {row["model"] for row in found}
+    assert Decimal("0.003") == sum(Decimal(row["cost_usd"]) for row in found)
+
+
+def test_usage_for_people(invoke: Invoke, used: str) -> None:
+    """Columns and, last, the sum; a project without usage has a sum as well."""
+    head, *_, total = invoke("usage", "acme", "--since", "30d").stdout.splitlines()
+    empty = document(invoke("project", "create", "idle", "--json"))
+
+    assert ["day", "provider", "model", "requests"] == head.split()[:4]
+    assert [
+        "total",
+        "-",
+        "-",
+        "4",
+        "1",
+        "28",
+        "20",
+        "0.003",
+        "0.000000000001",
+        "1",
+    ] == total.split()
+    assert ["total", "-", "-", *["0"] * 7] == invoke("usage", "idle").stdout.split()[-10:]
+    assert [] == document(invoke("usage", empty["id"], "--json"))["rows"]
+
+
 def test_migrating_twice_is_fine(invoke: Invoke) -> None:
     assert "applied" in invoke("migrate").stdout
     assert "already" in invoke("migrate").stdout
@@ -219,6 +315,9 @@ def test_migrating_twice_is_fine(invoke: Invoke) -> None:
         (("key", "rotate", "key_none", "--grace", "-1s"), 2, "--grace"),
         (("serve", "--port", "http"), 2, "WATCHLLM_PORT"),
         (("serve", "--processes", "2"), 2, "WATCHLLM_PROCESSES"),
+        (("usage", "nobody"), 1, "nobody"),
+        (("usage", "acme", "--since", "yesterday"), 2, "--since"),
+        (("usage", "acme", "--json", "--csv"), 2, "--csv"),
         (("nonsense",), 2, "nonsense"),
     ],
     ids=str,

@@ -24,6 +24,10 @@ BEAT = b": keep-alive\n\n"
 STREAM = {**QUESTION, "stream": True}
 MIB = 1 << 20
 
+SIZES = {"whole": 12_000_000, "hit": 900_000, "small hits": 30_000}
+TIMES = {"hit": 8, "small hits": 400}
+"""More of them than the kernel's buffers hold."""
+
 
 @async_fixture
 async def house(tmp_path: Path, upstream: ScriptedUpstream) -> AsyncIterator[OpenHouse]:
@@ -160,20 +164,18 @@ async def test_a_reader_slower_than_the_beat_gets_every_byte(
     assert numbers == texts.count("x" * 7_994)
 
 
-@pytest.mark.parametrize("kind", ["stream", "whole", "hit"])
+@pytest.mark.parametrize("kind", ["stream", "whole", "hit", "small hits"])
 async def test_who_does_not_read_is_let_go(
     house: OpenHouse, upstream: ScriptedUpstream, kind: str
 ) -> None:
     """After the write deadline, whatever kind the answer is of; meanwhile no more is taken from the provider than fits."""
     document = STREAM if kind == "stream" else QUESTION
-    upstream.answer = (
-        endless if kind == "stream" else large(900_000 if kind == "hit" else 12_000_000)
-    )
-    if kind == "hit":
+    upstream.answer = endless if kind == "stream" else large(SIZES[kind])
+    if "hit" in kind:
         assert "MISS" == (await house.ask(document)).cached
         assert "HIT" == (await house.ask(document)).cached
     began = monotonic()
-    _, writer = await connect(house, document, receive=4_096, times=8 if kind == "hit" else 1)
+    _, writer = await connect(house, document, receive=4_096, times=TIMES.get(kind, 1))
     with closing(writer):
         await gone(house)
         took = monotonic() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from io import BytesIO
 from typing import Any
 
 import orjson
@@ -84,6 +85,7 @@ NOT_JSON = {
     "a leading zero": text(b"{" + FIELDS + b',"n":01}'),
     "a plus": text(b"{" + FIELDS + b',"n":+1}'),
     "hexadecimal": text(b"{" + FIELDS + b',"n":0x1}'),
+    "more digits than any number has": text(b"{" + FIELDS + b',"n":' + b"9" * 5_000 + b"}"),
     "a bare dot": text(b"{" + FIELDS + b',"temperature":1.}'),
     "a raw line end in a string": text(b'{"model":"gpt\n-4o"}'),
     "a raw NUL in a string": text(b'{"model":"gpt\0-4o"}'),
@@ -155,27 +157,29 @@ MODEL = {
     ),
 }
 
+NO_OBJECTS: list[Any] = [None, 5, "x", [], True]
+NO_ROLES: list[Any] = ["root", "", 5, [], {}, True, "USER", "user "]
+NO_CONTENTS: list[Any] = [5, True, {}, 1.5]
+NO_PARTS: list[Any] = [{}, {"type": 5}, {"type": None}, {"text": "x"}]
+
 CHATS = {
     "no messages": Case(b'{"model":"gpt-4o"}', "messages", "missing_required_parameter"),
     "messages null": case("messages", None, "missing_required_parameter"),
     **cases("messages", "invalid_type", "hello", 5, True, {}, {"role": "user"}),
     "no message": case("messages", [], "empty_array"),
     "too many messages": case("messages", MESSAGES * 10_001, "array_above_max_length"),
-    **{
-        f"a message {found!r}": message(found, "", "invalid_type")
-        for found in (None, 5, "x", [], True)
-    },
+    **{f"a message {found!r}": message(found, "", "invalid_type") for found in NO_OBJECTS},
     "no role": message({"content": "x"}, ".role", "missing_required_parameter"),
     "a role null": message({"role": None}, ".role", "missing_required_parameter"),
     **{
         f"role {role!r}": message({"role": role, "content": "x"}, ".role", "invalid_value")
-        for role in ("root", "", 5, [], {}, True, "USER", "user ")
+        for role in NO_ROLES
     },
     **{
         f"content {found!r}": message(
             {"role": "user", "content": found}, ".content", "invalid_type"
         )
-        for found in (5, True, {}, 1.5)
+        for found in NO_CONTENTS
     },
     "no content": message({"role": "user"}, ".content", "missing_required_parameter"),
     "content null for a tool": message(
@@ -185,13 +189,13 @@ CHATS = {
         f"part {part!r}": message(
             {"role": "user", "content": [part]}, ".content[0]", "invalid_type"
         )
-        for part in (None, 5, "x", [], True)
+        for part in NO_OBJECTS
     },
     **{
         f"part {part!r}": message(
             {"role": "user", "content": [part]}, ".content[0].type", "missing_required_parameter"
         )
-        for part in ({}, {"type": 5}, {"type": None}, {"text": "x"})
+        for part in NO_PARTS
     },
 }
 
@@ -278,7 +282,7 @@ async def test_every_hostile_body_is_refused_as_promised(
     faults = {}
     for name in order:
         one = CASES[name]
-        answer = await house.ask(path=one.path, raw=one.raw)
+        answer = await ask(house, one.raw, one.path)
         if found := wrong(one, answer):
             faults[name] = found
 
@@ -287,6 +291,13 @@ async def test_every_hostile_body_is_refused_as_promised(
     rows = Counter((row["outcome"], row["status"]) for row in await house.rows())
     assert Counter(("denied", one.status) for one in CASES.values()) == rows
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def ask(house: OpenHouse, raw: bytes, path: str = CHAT) -> Reply:
+    """As `house.ask`, for bodies of any size."""
+    headers = {"Authorization": f"Bearer {house.key}", "Content-Type": "application/json"}
+    async with house.http.post(house.root + path, data=BytesIO(raw), headers=headers) as answer:
+        return Reply(answer.status, answer.headers, await answer.read())
 
 
 def wrong(one: Case, answer: Reply) -> str:
@@ -312,10 +323,10 @@ ODD_BUT_GOOD = {
     "nulls": with_fields(temperature=None, stop=None, tools=None, stream=None, n=None),
     "limits": with_fields(temperature=2, top_p=1.0, n=1, seed=2**63 - 1, stop=["a"] * 4),
     "unknown fields": with_fields(novelty={"a": [1, {"b": None}]}, __proto__={"admin": True}),
-    "giant numbers where none is read": GOOD[:-1] + b',"novelty":' + b"9" * 5_000 + b"}",
+    "giant numbers where none is read": GOOD[:-1] + b',"novelty":' + b"9" * 300 + b"}",
     "a tiny number": GOOD[:-1] + b',"temperature":1e-400}',
     "sixty deep": with_fields(novelty=orjson.Fragment(b"[" * 60 + b"]" * 60)),
-    "a name with blanks": with_fields(**{"a b\r\nX-Injected: 1": 1}),
+    "a name with line ends": GOOD[:-1] + rb',"a\r\nX-Injected: 1":1}',
     "many brackets in a text": with_fields(
         messages=[{"role": "user", "content": "[{" * 100_000 + "," * 100_000}]
     ),
@@ -331,7 +342,7 @@ async def test_odd_but_good_bodies_are_served(
     """What JSON allows is passed on as it was meant, and its row is written."""
     for name, raw in ODD_BUT_GOOD.items():
         body = raw.replace(b'{"model"', b'{"stream":true,"model"', 1) if stream else raw
-        answer = await house.ask(raw=body)
+        answer = await ask(house, body)
         assert 200 == answer.status, f"{name}: {answer.body!r}"
         assert "X-Injected" not in answer.headers
     assert len(ODD_BUT_GOOD) == len(await house.rows())

@@ -270,6 +270,7 @@ async def test_what_came_before_an_error_event_is_not_taken_back(
     answer = await house.ask({**QUESTION, "model": MODELS[provider], "stream": True})
 
     check_event(answer, BUSY)
+    assert 503 == (await row_of(house, answer))["status"]
     assert "This" == "".join(
         choice["delta"].get("content") or ""
         for event in events(answer.body)[:-1]

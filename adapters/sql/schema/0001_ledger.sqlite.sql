@@ -91,3 +91,103 @@ CREATE TABLE usage_log (
 ) STRICT;
 
 CREATE INDEX usage_log_project ON usage_log (project, at);
+
+-- Sums of the ledger, kept by the triggers below, and so by the statement that appends. `unpriced` counts the rows whose
+-- cost, or saving, is unknown. Dollars and the rest are kept apart, since an integer here ends at 2^63.
+CREATE TABLE usage_hourly (
+    project            TEXT    NOT NULL,
+    start              INTEGER NOT NULL,
+    provider           TEXT    NOT NULL,
+    model              TEXT    NOT NULL,
+    requests           INTEGER NOT NULL,
+    hits               INTEGER NOT NULL,
+    unpriced           INTEGER NOT NULL,
+    prompt_tokens      INTEGER NOT NULL,
+    completion_tokens  INTEGER NOT NULL,
+    cost_dollars       INTEGER NOT NULL,
+    cost_rest          INTEGER NOT NULL,
+    avoided_dollars    INTEGER NOT NULL,
+    avoided_rest       INTEGER NOT NULL,
+    PRIMARY KEY (project, start, provider, model)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_daily (
+    project            TEXT    NOT NULL,
+    start              INTEGER NOT NULL,
+    provider           TEXT    NOT NULL,
+    model              TEXT    NOT NULL,
+    requests           INTEGER NOT NULL,
+    hits               INTEGER NOT NULL,
+    unpriced           INTEGER NOT NULL,
+    prompt_tokens      INTEGER NOT NULL,
+    completion_tokens  INTEGER NOT NULL,
+    cost_dollars       INTEGER NOT NULL,
+    cost_rest          INTEGER NOT NULL,
+    avoided_dollars    INTEGER NOT NULL,
+    avoided_rest       INTEGER NOT NULL,
+    PRIMARY KEY (project, start, provider, model)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER usage_log_hourly AFTER INSERT ON usage_log
+BEGIN
+    INSERT INTO usage_hourly VALUES (
+        NEW.project,
+        NEW.at - NEW.at % 3600000,
+        NEW.provider,
+        SUBSTR(CASE WHEN NEW.model_answered = '' THEN NEW.model_asked ELSE NEW.model_answered END, 1, 256),
+        1,
+        NEW.outcome = 'hit',
+        NEW.cost IS NULL OR NEW.avoided IS NULL,
+        NEW.input_tokens + NEW.cache_read_tokens + NEW.cache_write_tokens + NEW.cache_write_1h_tokens
+            + NEW.audio_input_tokens,
+        NEW.output_tokens + NEW.audio_output_tokens,
+        COALESCE(NEW.cost, 0) / 1000000000000,
+        COALESCE(NEW.cost, 0) % 1000000000000,
+        COALESCE(NEW.avoided, 0) / 1000000000000,
+        COALESCE(NEW.avoided, 0) % 1000000000000
+    )
+    ON CONFLICT (project, start, provider, model) DO UPDATE SET
+        requests          = requests + 1,
+        hits              = hits + excluded.hits,
+        unpriced          = unpriced + excluded.unpriced,
+        prompt_tokens     = prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = completion_tokens + excluded.completion_tokens,
+        cost_dollars      = cost_dollars + excluded.cost_dollars
+                            + (cost_rest + excluded.cost_rest) / 1000000000000,
+        cost_rest         = (cost_rest + excluded.cost_rest) % 1000000000000,
+        avoided_dollars   = avoided_dollars + excluded.avoided_dollars
+                            + (avoided_rest + excluded.avoided_rest) / 1000000000000,
+        avoided_rest      = (avoided_rest + excluded.avoided_rest) % 1000000000000;
+END;
+
+CREATE TRIGGER usage_log_daily AFTER INSERT ON usage_log
+BEGIN
+    INSERT INTO usage_daily VALUES (
+        NEW.project,
+        NEW.at - NEW.at % 86400000,
+        NEW.provider,
+        SUBSTR(CASE WHEN NEW.model_answered = '' THEN NEW.model_asked ELSE NEW.model_answered END, 1, 256),
+        1,
+        NEW.outcome = 'hit',
+        NEW.cost IS NULL OR NEW.avoided IS NULL,
+        NEW.input_tokens + NEW.cache_read_tokens + NEW.cache_write_tokens + NEW.cache_write_1h_tokens
+            + NEW.audio_input_tokens,
+        NEW.output_tokens + NEW.audio_output_tokens,
+        COALESCE(NEW.cost, 0) / 1000000000000,
+        COALESCE(NEW.cost, 0) % 1000000000000,
+        COALESCE(NEW.avoided, 0) / 1000000000000,
+        COALESCE(NEW.avoided, 0) % 1000000000000
+    )
+    ON CONFLICT (project, start, provider, model) DO UPDATE SET
+        requests          = requests + 1,
+        hits              = hits + excluded.hits,
+        unpriced          = unpriced + excluded.unpriced,
+        prompt_tokens     = prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = completion_tokens + excluded.completion_tokens,
+        cost_dollars      = cost_dollars + excluded.cost_dollars
+                            + (cost_rest + excluded.cost_rest) / 1000000000000,
+        cost_rest         = (cost_rest + excluded.cost_rest) % 1000000000000,
+        avoided_dollars   = avoided_dollars + excluded.avoided_dollars
+                            + (avoided_rest + excluded.avoided_rest) / 1000000000000,
+        avoided_rest      = (avoided_rest + excluded.avoided_rest) % 1000000000000;
+END;
