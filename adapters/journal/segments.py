@@ -87,8 +87,8 @@ class Owner:
         return self._folder / f"{self.name}.{number:08}.log"
 
     def numbers(self) -> list[int]:
-        found = [path.name.split(".") for path in self._folder.glob(f"{self.name}.*.log")]
-        return sorted(int(number) for _, number, _ in found if number.isdecimal())
+        found = (path.name.split(".")[1] for path in self._folder.glob(f"{self.name}.*.log"))
+        return sorted(int(number) for number in found if number.isdecimal())
 
     def checkpoint(self) -> Position:
         """START if there is none, or none that can be believed."""

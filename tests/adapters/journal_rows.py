@@ -16,7 +16,7 @@ from adapters.sql.migrate import migrate
 from adapters.sql.sqlite import SqliteDb
 from adapters.sql.usage import SqlUsageLog
 from domain.errors import ApiError, Unavailable
-from domain.usage import Usage, UsageRecord, UsageTotal
+from domain.usage import Usage, UsageRecord
 
 ROW = UsageRecord(
     id="0190c0de-0000",
@@ -75,12 +75,10 @@ class Ledger:
         await self._log.append(records)
         self.given += [record.id for record in records]
 
-    async def totals(
-        self, project: str, /, since: float, until: float
-    ) -> Sequence[UsageTotal]: ...
-
     async def ids(self) -> list[str]:
-        return [found["id"] for found in await self.db.rows("SELECT id FROM usage_log ORDER BY id")]
+        return [
+            found["id"] for found in await self.db.rows("SELECT id FROM usage_log ORDER BY id")
+        ]
 
 
 @asynccontextmanager

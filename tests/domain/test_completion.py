@@ -411,7 +411,7 @@ def test_whatever_a_provider_sends_is_taken_in_stride(chunks):
 
 # --- replaying ------------------------------------------------------------------------------------------
 
-TEXT = st.text(max_size=8) | st.text(alphabet="a", min_size=PIECE - 1, max_size=PIECE + 1)
+TEXT = st.text(max_size=8) | st.integers(PIECE - 1, 2 * PIECE + 1).map("a".__mul__)
 SAID = TEXT.filter(bool)
 NAME = st.text(min_size=1, max_size=5)
 CALLS = st.lists(
