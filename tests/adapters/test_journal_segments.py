@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import random
@@ -273,6 +274,31 @@ def test_the_living_are_left_alone(folder: Path) -> None:
     assert living.name == adopted.name
     assert [] == list(adopt(folder))
     adopted.release()
+
+
+@pytest.mark.parametrize("taken_at", [1, 2, 3])
+def test_a_lock_that_was_removed_counts_for_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, taken_at: int
+) -> None:
+    """Between making a lock and holding it, somebody who looks for dead processes may have taken and removed it;
+    without a file behind it, the next one to look would take the files of a living process."""
+    real, calls = fcntl.flock, 0
+
+    def removed_first(fd: int, how: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= taken_at:
+            [path] = folder.glob("*.lock")
+            path.unlink()
+        real(fd, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", removed_first)
+        owner = claim(folder)
+
+    assert [f"{owner.name}.lock"] == [path.name for path in folder.iterdir()]
+    assert [] == list(adopt(folder))
+    owner.release()
 
 
 def test_files_without_a_lock_are_found(folder: Path) -> None:

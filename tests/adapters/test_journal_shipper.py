@@ -450,6 +450,48 @@ async def test_a_folder_that_cannot_be_made(ledger: Ledger, clock: Clock, tmp_pa
     await journal.aclose()
 
 
+async def test_what_is_dropped_is_told(
+    begin: Begin, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only rows nobody paid for, and only when neither disk nor memory has room."""
+    journal = begin(cap=10_000, remembered=5)
+    journal.open(opened(5_000))
+    for number in range(1_000):
+        journal.close(row(number))
+    journal.close(row(5_000))
+
+    await journal.drain(5)
+
+    [told] = [each for each in caplog.records if "dropped" in each.message]
+    arrived = await ledger.ids()
+    assert row(5_000).id in arrived
+    assert 1_001 == len(arrived) + told.rows  # type: ignore[attr-defined]
+
+
+async def test_power_may_fail_at_any_time(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written is safe soon, and an idle journal leaves the disk alone."""
+    synced = 0
+    real = Segment.sync
+
+    def counted(segment: Segment) -> None:
+        nonlocal synced
+        real(segment)
+        synced += 1
+
+    monkeypatch.setattr(Segment, "sync", counted)
+    journal = begin()
+    with running(journal):
+        journal.open(opened(1))
+        before = time.monotonic()
+        await until(lambda: 1 == synced)
+        assert time.monotonic() - before < 1
+
+        await asyncio.sleep(0.35)
+        assert 1 == synced
+        journal.close(row(1))
+        await until(lambda: 2 == synced)
+
+
 # --- dead processes -----------------------------------------------------------------------------------
 
 
