@@ -28,6 +28,7 @@ MAX_MESSAGES = 10_000
 MAX_INPUTS = 2_048
 MAX_PROMPTS = 128
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,255}")
+_KEY = re.compile(r"(?:lgw|gsk)_|sk-")
 
 ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "function"})
 EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
@@ -64,6 +65,9 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> ProxyRequest:
         raise InvalidRequest(
             "The model name has characters or a length no model has.", param="model"
         )
+    if _KEY.match(model):
+        # It would be repeated in errors and written to the ledger.
+        raise InvalidRequest("The model parameter holds an API key.", param="model")
     _CHECKS[endpoint](body)
     stream = body.get("stream") is True and endpoint is not Endpoint.EMBEDDINGS
     options = body.get("stream_options")

@@ -18,6 +18,7 @@ from adapters.providers.anthropic_dialect import (
     to_messages,
 )
 from adapters.providers.anthropic_faults import event_failure
+from adapters.providers.anthropic_request import SAMPLING_VERSION, VERSION
 from adapters.providers.failures import clean
 from adapters.providers.streams import ProviderStream, begin_stream
 from adapters.providers.upstream import Origin, Reply, Upstream
@@ -27,7 +28,6 @@ from domain.models import ANTHROPIC, ClaudeAbilities, ListedModel, Route
 from domain.request import ProxyRequest
 
 PATH = "/v1/messages"
-VERSION = "2026-10-21"
 PAGES = 10
 """The model list is paged by a hundred; this many pages are read at most."""
 
@@ -44,9 +44,12 @@ class Anthropic:
         stream_first_byte: float = 60.0,
     ) -> None:
         self._upstream = upstream
-        self._origin = origin
         self._clock = clock
         self._stream_first_byte = stream_first_byte
+        self._speaking = {
+            version: origin.speaking({"anthropic-version": version})
+            for version in (VERSION, SAMPLING_VERSION)
+        }
         self._listed: dict[str, ClaudeAbilities] = {}
 
     def _outgoing(self, request: ProxyRequest, route: Route, *, stream: bool) -> Outgoing:
@@ -65,13 +68,10 @@ class Anthropic:
             prefill=packaged.prefill,
         )
 
-    def _versioned(self, version: str) -> Origin:
-        return evolve(self._origin, headers={**self._origin.headers, "anthropic-version": version})
-
     async def complete(self, request: ProxyRequest, route: Route) -> Completion:
         outgoing = self._outgoing(request, route, stream=False)
         async with self._upstream.send(
-            self._versioned(outgoing.version),
+            self._speaking[outgoing.version],
             "POST",
             PATH,
             orjson.dumps(outgoing.payload),
@@ -88,7 +88,7 @@ class Anthropic:
     async def open_stream(self, request: ProxyRequest, route: Route) -> ProviderStream:
         outgoing = self._outgoing(request, route, stream=True)
         reply = await self._upstream.open(
-            self._versioned(outgoing.version),
+            self._speaking[outgoing.version],
             "POST",
             PATH,
             orjson.dumps(outgoing.payload),
@@ -118,7 +118,7 @@ class Anthropic:
     async def _page(self, after: str) -> dict[str, Any]:
         query = "?limit=100" + (f"&after_id={after}" if after else "")
         async with self._upstream.send(
-            self._versioned(VERSION), "GET", "/v1/models" + query, first_byte=15
+            self._speaking[VERSION], "GET", "/v1/models" + query, first_byte=15
         ) as reply:
             raw = await reply.document()
         if reply.status != 200:

@@ -6,12 +6,11 @@ The provider's text is passed on only where it speaks of the caller's own reques
 
 from __future__ import annotations
 
-import re
-from math import isfinite
 from typing import Any
 
 import orjson
 
+from adapters.providers.failures import CAPPED, alarm, clean, wait
 from domain.answer import Document
 from domain.errors import (
     ApiError,
@@ -27,15 +26,13 @@ _EVENTS = {"invalid_request_error": 400, "rate_limit_error": 429, "overloaded_er
 _TOO_LONG = ("prompt is too long", "prompt too long", "exceed context limit")
 # Anthropic answers these with 400, but it is our account that they are about.
 _OUR_ACCOUNT = ("credit balance", "usage limits")
-_SECRET = re.compile(r"sk-[A-Za-z0-9_-]{8,}")
-_LONGEST = 1_000
-_LONGEST_WAIT = 120.0
 
 
 def failure(status: int, body: bytes, retry_after: str | None) -> ApiError:
     """The error to raise for an answer that is not a 200. `retry_after` is the header, in seconds."""
-    error = _error(status, _told(body), _seconds(retry_after))
-    if status == 429 and error.retry_after is None:
+    pause = wait(retry_after)
+    error = _error(status, _told(body), pause)
+    if status == 429 and pause is None:
         # Without a time to come back it is a monthly cap, and asking again is useless.
         error.should_retry = False
     return error
@@ -49,11 +46,12 @@ def event_failure(event: Document) -> ApiError:
     return _error(status, told if type(told) is dict else {}, None)
 
 
-def _error(status: int, told: Document, wait: float | None) -> ApiError:
+def _error(status: int, told: Document, pause: float | None) -> ApiError:
     text = _text(told)
     if status == 400 and any(mark in text.lower() for mark in _OUR_ACCOUNT):
         status = 402
     if status in (401, 402, 403):
+        alarm("anthropic", status)
         return UpstreamFailed(
             "Anthropic refused this proxy's own account; its operator has to look."
         )
@@ -64,12 +62,14 @@ def _error(status: int, told: Document, wait: float | None) -> ApiError:
     if status in (400, 409, 413, 422):
         return ProviderRefused(status, text)
     if status == 429:
-        return RateLimited("Anthropic's limit for this proxy is reached.", retry_after=wait)
+        return RateLimited(
+            "Anthropic's limit for this proxy is reached.", retry_after=pause or CAPPED
+        )
     if status in (503, 529):
-        return Unavailable("Anthropic is overloaded.", retry_after=wait if wait is not None else 1)
+        return Unavailable("Anthropic is overloaded.", retry_after=pause or 1)
     if status == 504:
-        return UpstreamTimeout("Anthropic did not answer in time.")
-    return UpstreamFailed("Anthropic could not answer.")
+        return UpstreamTimeout("Anthropic did not answer in time.", retry_after=pause)
+    return UpstreamFailed("Anthropic could not answer.", retry_after=pause)
 
 
 def _told(body: bytes) -> Document:
@@ -82,15 +82,4 @@ def _told(body: bytes) -> Document:
 
 
 def _text(told: Document) -> str:
-    text = told.get("message")
-    if type(text) is not str or not text:
-        return "Anthropic refused the request."
-    return _SECRET.sub("sk-...", text)[:_LONGEST]
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        found = float(header or "")
-    except ValueError:
-        return None
-    return min(found, _LONGEST_WAIT) if isfinite(found) and found >= 0 else None
+    return clean(told.get("message")) or "Anthropic refused the request."

@@ -31,6 +31,8 @@ Failure = Callable[[str, int, bytes, str | None], ApiError]
 
 MAX_MESSAGE = 1_000
 MAX_WAIT = 120.0
+CAPPED = 3_600.0
+"""Seconds to tell where a cap, not a rate, was reached and nobody said when it ends."""
 _KEYLIKE = re.compile(r"\b(?:sk|gsk|lgw|rk|pk|whsec|org|proj)[-_][A-Za-z0-9_*.-]{6,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PASSED_ON = frozenset({400, 404, 409, 413, 422})
@@ -71,7 +73,7 @@ def _failure(
     code = _word(error.get("code"))
     message = clean(error.get("message"))
     if status in (401, 402, 403) or code == "invalid_api_key":
-        log.error("a provider refused our key", extra={"provider": provider, "status": status})
+        alarm(provider, status)
         return UpstreamFailed(f"{provider} refused the gateway's own credentials.")
     if status in (429, 498) or code == "rate_limit_exceeded":
         return _limited(provider, status, code, _word(error.get("type")), retry_after)
@@ -89,6 +91,11 @@ def _failure(
     return UpstreamFailed(f"{provider} failed (status {status}).", retry_after=retry_after)
 
 
+def alarm(provider: str, status: int) -> None:
+    """Nobody can be served there until the operator mends the key or the account."""
+    log.error("a provider refused our key", extra={"provider": provider, "status": status})
+
+
 def _limited(
     provider: str, status: int, code: str | None, kind: str | None, retry_after: float | None
 ) -> ApiError:
@@ -96,12 +103,13 @@ def _limited(
         # The SDKs do not know Groq's 498 (capacity exceeded) and would not try again.
         return Unavailable(f"{provider} has no capacity just now.", retry_after=retry_after or 1)
     if "insufficient_quota" in (code, kind):
-        return QuotaExhausted(f"The gateway's quota at {provider} is used up.", should_retry=False)
-    should_retry = None if retry_after is not None else False
+        return QuotaExhausted(
+            f"The gateway's quota at {provider} is used up.",
+            retry_after=retry_after or CAPPED,
+            should_retry=False,
+        )
     return RateLimited(
-        f"{provider} limits the gateway's rate; try again later.",
-        retry_after=retry_after or 1,
-        should_retry=should_retry if provider == "anthropic" else None,
+        f"{provider} limits the gateway's rate; try again later.", retry_after=retry_after or 1
     )
 
 

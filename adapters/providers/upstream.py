@@ -16,7 +16,9 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
-from attrs import define, field, frozen
+from attrs import define, frozen
+from multidict import CIMultiDict
+from yarl import URL
 
 from domain.errors import ApiError, UpstreamFailed, UpstreamTimeout
 
@@ -39,22 +41,38 @@ class Deadlines:
     total: float = 600.0
 
 
-@frozen
 class Origin:
     """A provider's base URL and the key that may go there and nowhere else."""
 
-    provider: str
-    base_url: str
-    headers: Mapping[str, str] = field(repr=lambda _: "<secret>")
+    def __init__(self, provider: str, base_url: str, headers: Mapping[str, str]) -> None:
+        self.provider = provider
+        self._base = base_url.rstrip("/")
+        self._secret = headers
+        self.sent = CIMultiDict(
+            {
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json",
+                "User-Agent": USER_AGENT,
+                **headers,
+            }
+        )
+        """All headers that leave, the same for every call."""
 
-    def url(self, path: str) -> str:
+    def __repr__(self) -> str:
+        return f"Origin({self.provider!r}, {self._base!r}, <secret>)"
+
+    def speaking(self, headers: Mapping[str, str]) -> Origin:
+        """The same place and key, with further headers."""
+        return Origin(self.provider, self._base, {**self._secret, **headers})
+
+    def url(self, path: str) -> URL:
         """`path` is appended to the base, and must stay on its host."""
-        found = self.base_url.rstrip("/") + path
-        base, target = urlsplit(self.base_url), urlsplit(found)
+        base, target = urlsplit(self._base), urlsplit(self._base + path)
         assert (base.scheme, base.netloc) == (target.scheme, target.netloc), (
             "a key left its origin"
         )
-        return found
+        return URL(self._base + path, encoded=True)
 
 
 class Reply:
@@ -180,18 +198,11 @@ class Upstream:
     async def _request(
         self, origin: Origin, method: str, path: str, body: bytes | None
     ) -> aiohttp.ClientResponse:
-        headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": USER_AGENT,
-            **origin.headers,
-        }
-        if body is not None:
-            headers["Content-Type"] = "application/json"
+        url = origin.url(path)
         self._retries = min(RETRY_BURST, self._retries + RETRY_SHARE)
         attempt = Attempt()
         try:
-            return await self._dial(method, origin.url(path), body, headers, attempt)
+            return await self._dial(method, url, body, origin.sent, attempt)
         except aiohttp.ClientConnectorError:
             if self._retries < 1:
                 raise
@@ -200,14 +211,14 @@ class Upstream:
             if not attempt.reused or self._retries < 1:
                 raise
         self._retries -= 1
-        return await self._dial(method, origin.url(path), body, headers, Attempt())
+        return await self._dial(method, url, body, origin.sent, Attempt())
 
     async def _dial(
         self,
         method: str,
-        url: str,
+        url: URL,
         body: bytes | None,
-        headers: Mapping[str, str],
+        headers: CIMultiDict[str],
         attempt: Attempt,
     ) -> aiohttp.ClientResponse:
         # Bytes go to the socket in one piece; a file in parts, with the loop's other work in between.

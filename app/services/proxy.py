@@ -230,12 +230,13 @@ class Proxy:
             raise
         usage = completion.usage or _estimated(request, _written(completion))
         cost = line.paid(usage, journey.route, completion.service_tier)
+        body = _text(completion.document)
         line.reason = self._keep(journey, completion.document, usage)
         line.outcome, line.status = MISS, 200
         self.metering.close(line)
         elapsed = (self.monotonic() - line.began) * 1000
         headers = for_miss(line.provider, cost, elapsed, line.reason)
-        return Answer(headers, orjson.dumps(completion.document))
+        return Answer(headers, body)
 
     def _stream_headers(self, journey: Journey) -> dict[str, str]:
         price = journey.route.price
@@ -348,6 +349,14 @@ def _estimated(request: ProxyRequest, written: str) -> Usage:
         output=estimate_tokens(written),
         estimated=True,
     )
+
+
+def _text(document: Document) -> bytes:
+    """What can be read can be nested deeper than what can be written again."""
+    try:
+        return orjson.dumps(document)
+    except TypeError as exc:
+        raise UpstreamFailed("The provider's answer is nested too deep.") from exc
 
 
 def _written(completion: Completion) -> str:

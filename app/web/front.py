@@ -149,6 +149,7 @@ class Exchange(HTTPMessageDelegate):
         self.front.waiting.pop(self._server_conn, None)
         self.front.reading[self._server_conn] = self, self.front.monotonic()
         assert isinstance(start_line, RequestStartLine)
+        start_line = _in_origin_form(start_line)
         path = start_line.path.partition("?")[0]
         endpoint = ENDPOINTS.get(path) if start_line.method == "POST" else None
         self._headers = headers
@@ -418,6 +419,15 @@ class Exchange(HTTPMessageDelegate):
         if problem is not None:
             self._id = self.front.fresh_id()
             self._error(problem, closing=unread)
+
+
+def _in_origin_form(line: RequestStartLine) -> RequestStartLine:
+    """A server takes a target in absolute form too (RFC 9112, 3.2.2); whose host it names is not ours to mind."""
+    if not line.path.startswith(("http://", "https://")):
+        return line
+    _, _, rest = line.path.partition("://")
+    _, slash, path = rest.partition("/")
+    return line._replace(path=slash + path or "/")
 
 
 def _length(headers: HTTPHeaders) -> int:

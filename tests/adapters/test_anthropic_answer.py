@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
 from adapters.providers.anthropic_dialect import MessageStream, Outgoing, failure, from_message
+from adapters.providers.failures import CAPPED
 from domain.answer import Document, Frame
 from domain.errors import (
     ApiError,
@@ -643,26 +644,26 @@ async def test_failures(
     ("header", "expected", "should_retry"),
     [
         ("7", 7.0, None),
-        ("0.5", 0.5, None),
-        ("0", 0.0, None),
+        ("0.5", 1.0, None),
+        ("0", 1.0, None),
+        ("-1", 1.0, None),
         ("86400", 120.0, None),
-        (None, None, False),
-        ("", None, False),
-        ("-1", None, False),
-        ("nan", None, False),
-        ("inf", None, False),
-        ("soon", None, False),
+        (None, CAPPED, False),
+        ("", CAPPED, False),
+        ("nan", CAPPED, False),
+        ("inf", CAPPED, False),
+        ("soon", CAPPED, False),
     ],
 )
 async def test_when_to_come_back(
-    header: str | None, expected: float | None, should_retry: bool | None
+    header: str | None, expected: float, should_retry: bool | None
 ) -> None:
-    """Anthropic's own time is passed on; without one, a 429 is not worth asking again."""
+    """Anthropic's own time is passed on, a second at least; without one, a 429 is not worth asking again soon."""
     limited = failure(429, refusal("rate_limit_error", "busy"), header)
     overloaded = failure(529, refusal("overloaded_error", "busy"), header)
 
     assert (limited.retry_after, limited.should_retry) == (expected, should_retry)
-    assert overloaded.retry_after == (1 if expected is None else expected)
+    assert overloaded.retry_after == (1 if expected == CAPPED else expected)
     assert overloaded.should_retry is None
 
 

@@ -496,8 +496,8 @@ AUTH = {
     "the query": denied(
         request(line=b"POST " + CHAT.encode() + b"?api_key=" + KEY + b" HTTP/1.1", key=False)
     ),
-    "the URL's user": Case(
-        request(line=b"POST http://" + KEY + b"@x/v1/chat/completions HTTP/1.1", key=False), 404
+    "the URL's user": denied(
+        request(line=b"POST http://" + KEY + b"@x/v1/chat/completions HTTP/1.1", key=False)
     ),
     "no key, no JSON": denied(request(key=False, body=b"{")),
     "no key, unknown model": denied(request(key=False, body=b'{"model":"x"}')),

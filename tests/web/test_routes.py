@@ -149,3 +149,21 @@ def examples(pattern: str) -> list[str]:
             ["chat/completions", "completions", "embeddings"] if "(?:chat" in pattern else [""]
         )
     ]
+
+
+async def test_a_target_in_absolute_form_is_served(house: OpenHouse) -> None:
+    """RFC 9112 asks a server to take it; the path decides, whatever host it names."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(b"GET http://elsewhere.example/health HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert b"HTTP/1.1 200 OK\r\n" == await reader.readline()
+    writer.close()
+
+
+async def test_a_key_in_the_place_of_a_model_is_not_repeated(house: OpenHouse) -> None:
+    """A slip of the hand must not write a key into errors and the ledger."""
+    refused = await house.ask({**QUESTION, "model": house.key})
+
+    assert (400, "model") == (refused.status, refused.error["param"])
+    assert house.key.encode() not in refused.body
+    assert all(house.key not in str(row) for row in await house.rows())

@@ -90,7 +90,9 @@ AT_ONCE = {
     "413": refused(413),
     "422": refused(422),
     "429": Ends(429, "rate_limit_exceeded", "rate_limit_exceeded", "7"),
-    "429_quota": Ends(429, "insufficient_quota", "insufficient_quota", should_retry="false"),
+    "429_quota": Ends(
+        429, "insufficient_quota", "insufficient_quota", retry_after="3600", should_retry="false"
+    ),
     "498": BUSY,
     "500": BROKEN,
     "502": BROKEN,
