@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-SECRET: Final = "<secret>"
+CUT: Final = "<secret>"
 WITHHELD: Final = "<withheld>"
 CAP: Final = 1024
 DEPTH: Final = 20
@@ -19,7 +19,8 @@ _KEYS: Final = re.compile(
     r"|(://[^\s/:@]*:)[^\s@]+(?=@)"
 )
 _NAMES: Final = re.compile(
-    r"authorization|cookie|password|passwd|secret|credential|token$|dsn$|api[-_]?key", re.IGNORECASE
+    r"authorization|cookie|password|passwd|secret|credential|token$|dsn$|api[-_]?key",
+    re.IGNORECASE,
 )
 _NEVER: Final = ("breadcrumbs", "extra", "server_name", "user", "modules")
 
@@ -28,7 +29,7 @@ def scrubbed(text: str) -> str:
     """Without anything that looks like a key, and no longer than a field may be."""
     if len(text) > 64 * CAP:
         text = text[: 64 * CAP]
-    text = _KEYS.sub(lambda found: next(filter(None, found.groups()), "") + SECRET, text)
+    text = _KEYS.sub(lambda found: next(filter(None, found.groups()), "") + CUT, text)
     return text if len(text) <= CAP else text[: CAP - 3] + "..."
 
 
@@ -83,7 +84,7 @@ def _clean(found: Any, depth: int) -> Any:
         return WITHHELD
     if isinstance(found, dict):
         return {
-            name: SECRET if _secret(name, inside) else _clean(inside, depth + 1)
+            name: CUT if _secret(name, inside) else _clean(inside, depth + 1)
             for name, inside in found.items()
             if name != "vars"
         }

@@ -15,10 +15,12 @@ from adapters.telemetry.labels import OTHER, Labels, labels_of
 from domain.usage import UsageRecord
 from ports.telemetry import Reading, Stage
 
+# fmt: off
 BOUNDS_MS: Final = (
-    (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
-    + (1_000.0, 2_500.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0, 300_000.0)
-)  # fmt: skip
+    1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0,
+    1_000.0, 2_500.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0, 300_000.0,
+)
+# fmt: on
 BUCKETS: Final = len(BOUNDS_MS) + 1
 """The last one is for what is over every bound."""
 
@@ -27,7 +29,7 @@ FIRST: Final = 8
 TOTAL: Final = FIRST + BUCKETS
 SIZE: Final = TOTAL + BUCKETS
 
-MAX_CELLS: Final = 2_000
+MAX_CELLS: Final = 1_000
 MAX_NAMES: Final = 10_000
 MAX_COUNTERS: Final = 1_000
 
