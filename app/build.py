@@ -12,14 +12,16 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define, field
 
 from adapters.entry_codec import EntryCodec
 from adapters.held import HeldGrants
-from adapters.journal.buffer import BufferedJournal
+from adapters.journal.disk import DiskJournal
 from adapters.memory.cache import MemoryCache
+from adapters.memory.limits import MemoryBudgets, MemoryLimits
 from adapters.providers.sandbox import Sandbox
 from adapters.tiered import TieredCache
 from app import version
@@ -27,6 +29,7 @@ from app.desk import Storage
 from app.services.admission import Admission
 from app.services.background import Background
 from app.services.embedding import Embedding
+from app.services.gate import Gate
 from app.services.health import Health
 from app.services.listing import Listing
 from app.services.metering import Metering
@@ -41,15 +44,17 @@ from config.secrets import Secret, SettingError, derive
 from config.settings import Settings
 from domain.models import ANTHROPIC, GROQ, OPENAI, SANDBOX
 from domain.request import Endpoint
-from domain.routing import Catalogue
 from ports.cache import CacheStore
-from ports.health import Pingable
 from ports.providers import Provider
+
+if TYPE_CHECKING:
+    from adapters.redis.link import Link
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 Close = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 
 
 @define
@@ -58,13 +63,15 @@ class House:
 
     front: Front
     health: Health
-    journal: BufferedJournal
+    journal: DiskJournal
     background: Background
     loops: list[Callable[[], Coroutine[Any, Any, None]]]
     closers: list[Close]
     _tasks: list[asyncio.Task[None]] = field(factory=list)
 
     def start(self) -> None:
+        """Raises Unavailable if the journal cannot be written."""
+        self.journal.start()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(_for_ever(work)) for work in self.loops]
 
@@ -76,6 +83,7 @@ class House:
             await asyncio.wait(self._tasks, timeout=1)
         await self.journal.drain(5.0)
         await self.background.drain(2.0)
+        await self.journal.aclose()
         for close in self.closers:
             with suppress(Exception):
                 await close()
@@ -96,14 +104,18 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     clock: Clock = time.time
     monotonic: Clock = time.monotonic
     master = settings.master_secret()
-    catalogue = _catalogue(settings)
+    catalogue = _read(read_catalogue, settings)
     cache_secret = derive(master, "cache-key")
-    cache, redis, close_cache = _cache(settings, derive(master, "cache-mac"), clock)
+    link = _redis(settings)
+    cache, close_cache = _cache(settings, link, derive(master, "cache-mac"), clock)
+    gate = _gate(settings, link, clock)
     makers, close_providers = _providers(settings, clock)
     held = HeldGrants(
         storage.keys, clock, monotonic, fresh=settings.keys.fresh, stale=settings.keys.stale
     )
-    journal = BufferedJournal(storage.usage_log)
+    journal = DiskJournal(
+        settings.data_dir / "journal", storage.usage_log, clock, cap=settings.ledger.journal_bytes
+    )
     metering = Metering(journal, clock, monotonic, catalogue.version)
     background = Background()
     admission = Admission(held, derive(master, "key-hash"))
@@ -111,15 +123,19 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         {name: maker for name, maker in makers.items() if name != SANDBOX}, catalogue
     )
     health = Health(
-        {"redis": redis, "supabase": None if settings.embedded else storage.db}, version(), clock
+        {"redis": link, "supabase": None if settings.embedded else storage.db},
+        journal,
+        version(),
+        clock,
     )
     proxy = Proxy(
         admission=admission,
         cache=cache,
         providers=makers,
         catalogue=catalogue,
+        gate=gate,
         metering=metering,
-        embedding=Embedding(cache, metering, background, clock, monotonic, cache_secret),
+        embedding=Embedding(cache, gate, metering, background, clock, monotonic, cache_secret),
         background=background,
         clock=clock,
         monotonic=monotonic,
@@ -143,43 +159,60 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     )
 
 
-def _catalogue(settings: Settings) -> Catalogue:
+def _read(read: Callable[[Path | None], T], settings: Settings) -> T:
     try:
-        read_plans(settings.config_dir)
-        return read_catalogue(settings.config_dir)
+        return read(settings.config_dir)
     except CatalogueError as exc:
         raise SettingError("WATCHLLM_CONFIG_DIR", str(exc)) from exc
 
 
-def _cache(
-    settings: Settings, mac_key: bytes, clock: Clock
-) -> tuple[CacheStore, Pingable | None, Close]:
-    """Memory in front of Redis, or of a SQLite file that outlives the process."""
-    near = MemoryCache(clock, settings.cache.memory_bytes)
-    codec = EntryCodec(mac_key)
+def _redis(settings: Settings) -> Link | None:
     if settings.redis.url is None:
-        from adapters.sql.cache import SqliteCache
-
-        file = SqliteCache(
-            settings.data_dir / "cache.db",
-            clock,
-            settings.cache.disk_bytes,
-            codec.encode,
-            codec.decode,
-        )
-        return TieredCache(near, file, clock), None, file.aclose
-    from adapters.redis.cache import RedisCache
+        return None
     from adapters.redis.cluster import open_link
 
     try:
-        link = open_link(
+        return open_link(
             settings.redis.url.reveal(),
             connect_timeout=settings.redis.connect_timeout,
             command_timeout=settings.redis.timeout,
         )
     except ValueError as exc:
         raise SettingError("REDIS_URL", "is not a Redis URL") from exc
-    return TieredCache(near, RedisCache(link, codec, clock), clock), link, link.aclose
+
+
+def _cache(
+    settings: Settings, link: Link | None, mac_key: bytes, clock: Clock
+) -> tuple[CacheStore, Close]:
+    """Memory in front of Redis, or of a SQLite file that outlives the process."""
+    near = MemoryCache(clock, settings.cache.memory_bytes)
+    codec = EntryCodec(mac_key)
+    if link is not None:
+        from adapters.redis.cache import RedisCache
+
+        return TieredCache(near, RedisCache(link, codec, clock), clock), link.aclose
+    from adapters.sql.cache import SqliteCache
+
+    file = SqliteCache(
+        settings.data_dir / "cache.db",
+        clock,
+        settings.cache.disk_bytes,
+        codec.encode,
+        codec.decode,
+    )
+    return TieredCache(near, file, clock), file.aclose
+
+
+def _gate(settings: Settings, link: Link | None, clock: Clock) -> Gate:
+    """Limits counted in Redis where there is one, and exactly; else in the one process there is."""
+    plans = _read(read_plans, settings)
+    if link is None:
+        return Gate(MemoryLimits(), MemoryBudgets(), plans, clock)
+    from adapters.redis.budgets import RedisBudgets
+    from adapters.redis.limits import RedisLimits
+
+    processes = settings.listening.processes
+    return Gate(RedisLimits(link, processes), RedisBudgets(link, processes), plans, clock)
 
 
 def _providers(settings: Settings, clock: Clock) -> tuple[dict[str, Provider], Close]:

@@ -22,12 +22,12 @@ from tornado.netutil import bind_sockets
 
 from adapters.sql.migrate import pending
 from app.build import House, build
-from app.desk import Storage, greeting, key_ring, open_storage, project_book
+from app.desk import Storage, greeting, key_ring, open_storage, project_book, ready_data_dir
 from app.services.projects import first_start
 from app.web.server import Server
 from config.secrets import SettingError
 from config.settings import Settings, every_setting, unused_settings
-from domain.errors import ApiError
+from domain.errors import ApiError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
 
 async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet: bool) -> int:
     port = sockets[0].getsockname()[1]
+    ready_data_dir(settings.data_dir)
     storage = open_storage(settings)
     root = settings.public_root(port)
     await _prepare(settings, storage, root, greet=greet)
@@ -116,7 +117,10 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet:
         max_body_size=UNBOUNDED,
         max_header_size=HEADER_BYTES,
     )
-    house.start()
+    try:
+        house.start()
+    except Unavailable as exc:
+        raise SettingError("WATCHLLM_DATA_DIR", f"cannot hold the journal: {exc}") from exc
     server.add_sockets(sockets)
     log.info("listening", extra={"address": f"{settings.listening.host}:{port}"})
     try:

@@ -118,6 +118,16 @@ class Database:
 
 
 @environ.config(prefix="", frozen=True)
+class Ledger:
+    journal_bytes: int = setting(
+        "WATCHLLM_JOURNAL_BYTES",
+        "1GiB",
+        parts.size,
+        "usage rows that may wait on disk for the database; when full, requests get 503",
+    )
+
+
+@environ.config(prefix="", frozen=True)
 class Redis:
     url: SecretUrl | None = setting(
         "REDIS_URL",
@@ -329,6 +339,7 @@ SECTIONS = (
     Listening,
     Logging,
     Database,
+    Ledger,
     Redis,
     OpenAI,
     Anthropic,

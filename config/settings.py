@@ -27,6 +27,7 @@ from config.sections import (
     Database,
     Groq,
     Keys,
+    Ledger,
     Listening,
     Logging,
     Notices,
@@ -65,6 +66,7 @@ class Settings:
     listening: Listening = environ.group(Listening)
     logging: Logging = environ.group(Logging)
     database: Database = environ.group(Database)
+    ledger: Ledger = environ.group(Ledger)
     redis: Redis = environ.group(Redis)
     openai: OpenAI = environ.group(OpenAI)
     anthropic: Anthropic = environ.group(Anthropic)

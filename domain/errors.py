@@ -36,6 +36,8 @@ class ApiError(Exception):
         self.code = code if code is not None else self.default_code
         self.retry_after = retry_after
         self.should_retry = should_retry
+        self.limits: dict[str, str] = {}
+        """The x-ratelimit-* headers of the request that failed."""
         self.spent: Usage | None = None
         """Tokens the provider charged for before it failed."""
 
@@ -55,7 +57,7 @@ class ApiError(Exception):
 
     def headers(self) -> dict[str, str]:
         """`Retry-After` in whole seconds, at least 1 (RFC 9110 10.2.3); `x-should-retry` for the SDKs."""
-        found: dict[str, str] = {}
+        found = {**self.limits}
         if self.retry_after is not None:
             found["Retry-After"] = str(max(1, ceil(self.retry_after)))
         if self.should_retry is not None:

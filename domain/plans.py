@@ -14,3 +14,7 @@ class Plan:
     requests_per_month: int
     concurrent_requests: int
     price_usd_per_month: int
+
+
+STRICTEST = Plan("", 10, 50_000, 10, 0)
+"""For a project whose plan is not in the table any more."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from domain.models import Price, Rates
+from domain.request import Endpoint, ProxyRequest, prompt_text
 from domain.usage import MAX_TOKENS, Usage
 
 PICODOLLARS = 10**12
 CHARACTERS_PER_TOKEN = 4
+UNLIMITED_ANSWER = 8_192
+"""Tokens that an answer without a limit of the caller's is taken for."""
 
 
 def cost_of(usage: Usage, price: Price, service_tier: str | None = None) -> int:
@@ -37,6 +40,19 @@ def cost_of(usage: Usage, price: Price, service_tier: str | None = None) -> int:
 def prompt_estimate(prompt_tokens: int, price: Price) -> int:
     """What the prompt alone will cost if nothing of it comes from the provider's cache."""
     return cost_of(Usage(input=prompt_tokens), price)
+
+
+def most_cost(request: ProxyRequest, price: Price) -> int:
+    """What a call may cost at most, near enough to set aside: all of the prompt written to the provider's cache, and
+    as many tokens as the caller allows, or an answer of `UNLIMITED_ANSWER`."""
+    body = request.body
+    prompt = estimate_tokens(prompt_text(body))
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or UNLIMITED_ANSWER
+    written = 0 if request.endpoint is Endpoint.EMBEDDINGS else limit * (body.get("n") or 1)
+    return max(
+        cost_of(Usage(input=prompt, output=written), price),
+        cost_of(Usage(cache_write=prompt, output=written), price),
+    )
 
 
 def dollars(picodollars: int) -> str:

@@ -11,13 +11,17 @@ KINDS = (PROJECT, TEST)
 
 @value
 class Project:
-    """A customer's unit of keys, plan, cache and bill. Times are wall-clock seconds since the epoch."""
+    """A customer's unit of keys, plan, cache and bill. Times are wall-clock seconds since the epoch.
+
+    `budget` is what it may spend at providers in a calendar month (UTC), picodollars; 0 is no limit.
+    """
 
     id: str
     name: str
     plan: str
     cache_epoch: int
     created_at: float
+    budget: int = 0
 
 
 @value
@@ -47,3 +51,4 @@ class Grant:
     plan: str
     cache_epoch: int
     ends_at: float | None
+    budget: int = 0

@@ -97,6 +97,10 @@ class UsageReports(Protocol):
 class Journal(Protocol):
     """Usage on its way to the ledger. Full means refuse, never drop."""
 
+    @property
+    def fullness(self) -> float:
+        """From 0 to 1. At 1 nothing more can be kept, and whoever asks for something must be refused."""
+
     def open(self, record: UsageRecord, /) -> None:
         """Called before the provider is. Raises `Unavailable` when nothing more can be kept."""
 

@@ -99,6 +99,10 @@ class DiskJournal:
         return OK if self._fits(2 * RESERVE) else FULL
 
     @property
+    def fullness(self) -> float:
+        return self.used / self.cap if self.state == OK else 1.0
+
+    @property
     def used(self) -> int:
         """Bytes of all processes' files, of `cap`; what is promised to open rows included."""
         own = 0 if self._mine is None else self._mine.writer.used

@@ -71,9 +71,14 @@ def optional_seconds(stored: int | None) -> float | None:
     return None if stored is None else seconds(stored)
 
 
-def storable(params: Params | None) -> dict[str, Any]:
+def without_nul(given: str) -> str:
     """Text without U+0000, which PostgreSQL refuses in every text type; the same in both, so that they agree."""
+    return given.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def storable(params: Params | None) -> dict[str, Any]:
+    """Parameters as both databases take them."""
     return {
-        name: given.replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(given, str) else given
+        name: without_nul(given) if isinstance(given, str) else given
         for name, given in (params or {}).items()
     }

@@ -21,6 +21,14 @@ from domain.errors import ApiError, Unavailable
 
 BUSY_TIMEOUT = 5.0
 
+_NEVER = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,  # a value of a type that no column has
+    OverflowError,
+    UnicodeError,
+)
+
 T = TypeVar("T")
 
 Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
@@ -153,6 +161,23 @@ class SqliteDb:
                 await asyncio.shield(self._thread.do(_roll_back))
                 raise
 
+    async def together(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` does to the connection is a transaction of its own, and crosses to the thread once."""
+
+        def whole(connection: sqlite3.Connection) -> T:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            return result
+
+        async with self._turn:
+            with _failures():
+                return await self._thread.do(whole)
+
     async def ping(self) -> None:
         await self.rows("SELECT 1 AS well")
 
@@ -202,7 +227,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 def _failures() -> Iterator[None]:
     try:
         yield
-    except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError) as exc:
+    except _NEVER as exc:
         raise ApiError("The database refused the data.") from exc
     except (sqlite3.Error, OSError) as exc:
         raise Unavailable("The database is not available.") from exc

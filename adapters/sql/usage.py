@@ -1,17 +1,19 @@
-"""The ledger in SQL, and with it its sums by hour and day. Reading them is `adapters.sql.reports`.
+"""The ledger in SQL, and with it its sums by hour and day: PostgreSQL's here, SQLite's in `adapters.sql.usage_sqlite`.
+Reading them is `adapters.sql.reports`.
 
-A batch travels as one JSON document in one statement and the database takes it apart: quoting an array for
-each of the columns would hold the event loop four times as long (16 ms against 4 ms for a thousand rows).
+To PostgreSQL a batch travels as one JSON document in one statement and the database takes it apart: quoting an array
+for each of the columns would hold the event loop four times as long (16 ms against 4 ms for a thousand rows).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 
-from adapters.sql.db import POSTGRES, Db, millis
+from adapters.sql.db import SQLITE, Db, millis, without_nul
 from domain.errors import ApiError
 from domain.usage import UsageRecord
 
@@ -93,49 +95,29 @@ _APPEND_POSTGRES = """
         avoided           = usage_daily.avoided + excluded.avoided
     """
 
-# The roll-ups are kept by triggers, for SQLite has no INSERT inside a WITH; they fire for rows that were added only.
-# `WHERE TRUE` keeps SQLite from reading ON CONFLICT as a join (https://www.sqlite.org/lang_upsert.html, 2.2).
-_APPEND_SQLITE = """
-    INSERT INTO usage_log (
-        id, project, api_key, kind, at, endpoint, model_asked, model_answered, provider, streamed, outcome, status,
-        input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
-        output_tokens, audio_output_tokens, reasoning_tokens, estimated,
-        cost, avoided, price_version, first_byte_ms, total_ms, cache_reason
-    )
-    SELECT
-        json_extract(value, '$.id'), json_extract(value, '$.project'), json_extract(value, '$.api_key'),
-        json_extract(value, '$.kind'), json_extract(value, '$.at'), json_extract(value, '$.endpoint'),
-        json_extract(value, '$.model_asked'), json_extract(value, '$.model_answered'),
-        json_extract(value, '$.provider'), json_extract(value, '$.streamed'), json_extract(value, '$.outcome'),
-        json_extract(value, '$.status'), json_extract(value, '$.input_tokens'),
-        json_extract(value, '$.cache_read_tokens'), json_extract(value, '$.cache_write_tokens'),
-        json_extract(value, '$.cache_write_1h_tokens'), json_extract(value, '$.audio_input_tokens'),
-        json_extract(value, '$.output_tokens'), json_extract(value, '$.audio_output_tokens'),
-        json_extract(value, '$.reasoning_tokens'), json_extract(value, '$.estimated'),
-        json_extract(value, '$.cost'), json_extract(value, '$.avoided'), json_extract(value, '$.price_version'),
-        json_extract(value, '$.first_byte_ms'), json_extract(value, '$.total_ms'),
-        json_extract(value, '$.cache_reason')
-      FROM json_each(:batch)
-     WHERE TRUE
-    ON CONFLICT (id) DO NOTHING
-    """
-
 
 class SqlUsageLog:
     """`UsageLog` on either database. Raises `ApiError` for a batch with a record that no retry will get in."""
 
     def __init__(self, db: Db) -> None:
-        self._db = db
-        self._append = _APPEND_POSTGRES if db.dialect == POSTGRES else _APPEND_SQLITE
+        self._append: Callable[[Sequence[UsageRecord]], Awaitable[None]] = partial(_append, db)
+        if db.dialect == SQLITE:
+            from adapters.sql.usage_sqlite import appender
+
+            self._append = appender(db)
 
     async def append(self, records: Sequence[UsageRecord], /) -> None:
         if not records:
             return
         try:
-            batch = orjson.dumps([_row(record) for record in records]).decode()
-        except TypeError as exc:
+            await self._append(records)
+        except (TypeError, ValueError) as exc:
             raise ApiError("A usage record does not fit the ledger.") from exc
-        await self._db.run(self._append, {"batch": batch})
+
+
+async def _append(db: Db, records: Sequence[UsageRecord]) -> None:
+    batch = orjson.dumps([_row(record) for record in records]).decode()
+    await db.run(_APPEND_POSTGRES, {"batch": batch})
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
@@ -147,8 +129,8 @@ def _row(record: UsageRecord) -> dict[str, Any]:
         "kind": record.kind,
         "at": millis(record.at),
         "endpoint": record.endpoint,
-        "model_asked": _text(record.model_asked),
-        "model_answered": _text(record.model_answered),
+        "model_asked": without_nul(record.model_asked),
+        "model_answered": without_nul(record.model_answered),
         "provider": record.provider,
         "streamed": record.streamed,
         "outcome": record.outcome,
@@ -167,10 +149,5 @@ def _row(record: UsageRecord) -> dict[str, Any]:
         "price_version": record.price_version,
         "first_byte_ms": record.first_byte_ms,
         "total_ms": record.total_ms,
-        "cache_reason": _text(record.cache_reason),
+        "cache_reason": without_nul(record.cache_reason),
     }
-
-
-def _text(given: str) -> str:
-    # PostgreSQL keeps U+0000 in no text, written as an escape neither.
-    return given.replace("\0", "\N{REPLACEMENT CHARACTER}")

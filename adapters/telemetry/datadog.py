@@ -1,15 +1,15 @@
 """Datadog: spans through ddtrace on our own terms, counts and distributions by DogStatsD.
 
 ddtrace patches nothing here unless asked: spans are made in the exporter's thread from what a request has left behind.
-It is imported with this module, which is imported only where a setting asks for Datadog.
+It is imported by whoever makes a `Datadog`, and by nobody else.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Final
 
 from adapters.telemetry.exporter import Exporter
 from adapters.telemetry.labels import OTHER
@@ -19,6 +19,11 @@ from adapters.telemetry.stacks import Crash, frames
 from adapters.telemetry.statsd import Statsd
 from domain.usage import UsageRecord
 from ports.telemetry import Stage
+
+if TYPE_CHECKING:
+    from ddtrace.trace import Context as TraceContext
+    from ddtrace.trace import Span as Made
+    from ddtrace.trace import Tracer
 
 MANNERS: Final = {
     "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
@@ -33,20 +38,18 @@ MANNERS: Final = {
 }
 """What ddtrace reads of the environment where the operator has not spoken: it tells nobody but the agent, and of
 nothing but us."""
-for _name, _text in MANNERS.items():
-    os.environ.setdefault(_name, _text)
-
-from ddtrace.constants import MANUAL_KEEP_KEY  # noqa: E402  it reads the environment as it is imported
-from ddtrace.trace import Context, tracer  # noqa: E402
-from ddtrace.trace import Span as _Span  # noqa: E402
+KEEP: Final = "manual.keep"
+"""The tag by which ddtrace knows a trace that somebody has chosen already."""
 
 Told = tuple[UsageRecord, Sequence[Stage], bool] | Crash
 
-logging.getLogger("ddtrace").setLevel(logging.ERROR)
-
 
 class Datadog:
-    """`rate` of the requests become spans, and every error; all are counted. `models` are the names that may be tags."""
+    """`rate` of the requests become spans, and every error; all are counted. `models` are the names that may be tags.
+
+    Where the agent's traces go is for ddtrace to read (`DD_AGENT_HOST`, `DD_TRACE_AGENT_PORT`). `tornado` adds its own
+    patch, which doubles the price of a hit.
+    """
 
     def __init__(
         self,
@@ -57,11 +60,16 @@ class Datadog:
         service: str,
         env: str | None,
         version: str,
+        clock: Callable[[], float],
+        *,
+        tornado: bool = False,
     ) -> None:
+        self._tracer, self._context = _ddtrace(tornado=tornado)
         tags = [f"service:{service}", f"version:{version}"] + ([f"env:{env}"] if env else [])
         self._service = service
         self._version = version
         self._models = models
+        self._clock = clock
         self._below = threshold(rate)
         self._statsd = Statsd(host, statsd_port, tags)
         self.exporter: Exporter[Told] = Exporter("datadog", self._send)
@@ -70,12 +78,12 @@ class Datadog:
         self.exporter.give((record, stages, kept(record, self._below)))
 
     def crash(self, error: BaseException, where: str, /, **tags: str) -> None:
-        self.exporter.give(Crash.of(error, where, tags))
+        self.exporter.give(Crash.of(error, where, tags, self._clock()))
 
     def close(self) -> None:
         self.exporter.close()
         self._statsd.close()
-        tracer.shutdown(timeout=1)
+        self._tracer.shutdown(timeout=1)
 
     def _send(self, told: list[Told]) -> None:
         crashes = [one for one in told if isinstance(one, Crash)]
@@ -94,18 +102,18 @@ class Datadog:
 
     def _trace(self, record: UsageRecord, stages: Sequence[Stage]) -> None:
         spans = spans_of(record, stages)
-        root = self._begin(spans[0], Context(trace_id=int(record.id.replace("-", ""), 16)))
-        root.set_tag(MANUAL_KEEP_KEY)
+        root = self._begin(spans[0], self._context(trace_id=int(record.id.replace("-", ""), 16)))
+        root.set_tag(KEEP)
         for span in spans[1:]:
-            child = tracer.start_span(
+            child = self._tracer.start_span(
                 span.name, child_of=root, service=self._service, resource=self._resource(span)
             )
             _fill(child, span)
             child.finish(span.end)
         root.finish(spans[0].end)
 
-    def _begin(self, span: Span, trace: Context) -> _Span:
-        found = tracer.start_span(
+    def _begin(self, span: Span, trace: TraceContext) -> Made:
+        found = self._tracer.start_span(
             span.name,
             child_of=trace,
             service=self._service,
@@ -124,13 +132,13 @@ class Datadog:
         return f"{operation} {model if model in self._models else OTHER}"
 
     def _trace_crash(self, crash: Crash) -> None:
-        span = tracer.start_span(
+        span = self._tracer.start_span(
             "watchllm.crash",
-            child_of=Context(trace_id=int(crash.trace, 16)),
+            child_of=self._context(trace_id=int(crash.trace, 16)),
             service=self._service,
             resource=crash.type,
         )
-        span.set_tag(MANUAL_KEEP_KEY)
+        span.set_tag(KEEP)
         span.start_ns = int(crash.at * 1e9)
         span.error = 1
         span.set_tag("error.type", crash.type)
@@ -142,7 +150,22 @@ class Datadog:
         span.finish(crash.at)
 
 
-def _fill(made: _Span, span: Span) -> None:
+def _ddtrace(*, tornado: bool) -> tuple[Tracer, type[TraceContext]]:
+    """It reads the environment while it is imported, so what the operator left open is said before."""
+    for name, text in MANNERS.items():
+        os.environ.setdefault(name, text)
+    from ddtrace.trace import Context, tracer
+
+    # An agent that is away is told of once, by the exporter's figures, not once for each flush.
+    logging.getLogger("ddtrace").setLevel(logging.CRITICAL)
+    if tornado:
+        from ddtrace import patch
+
+        patch(tornado=True)
+    return tracer, Context
+
+
+def _fill(made: Made, span: Span) -> None:
     made.start_ns = int(span.start * 1e9)
     for name, found in span.attributes.items():
         if isinstance(found, bool | str):

@@ -7,7 +7,7 @@ the headers go where they were meant to go.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPSConnection
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -36,7 +36,9 @@ class OpenTelemetry:
         rate: float,
         service: str,
         version: str,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._url = urlsplit(endpoint.rstrip("/") + "/v1/traces")
         self._headers = {**headers, "Content-Type": "application/json"}
         self._below = threshold(rate)
@@ -48,7 +50,7 @@ class OpenTelemetry:
             self.exporter.give((record, stages))
 
     def crash(self, error: BaseException, where: str, /, **tags: str) -> None:
-        self.exporter.give(Crash.of(error, where, tags))
+        self.exporter.give(Crash.of(error, where, tags, self._clock()))
 
     def close(self) -> None:
         self.exporter.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 import traceback
 from collections.abc import Mapping
 from typing import Final
@@ -36,12 +35,12 @@ class Crash:
     span: str
 
     @staticmethod
-    def of(error: BaseException, where: str, tags: Mapping[str, str]) -> Crash:
+    def of(error: BaseException, where: str, tags: Mapping[str, str], at: float) -> Crash:
         request = tags.get("request", "")
         trace = request.replace("-", "") if _ID.fullmatch(request) else os.urandom(16).hex()
         kept = {name: scrubbed(text) for name, text in tags.items()}
         return Crash(
-            time.time(),
+            at,
             type_of(error),
             said(error),
             scrubbed(where),

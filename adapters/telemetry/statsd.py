@@ -6,7 +6,6 @@ What a datagram's way is like, nobody waits to know: a full or dead socket costs
 from __future__ import annotations
 
 import socket
-from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
@@ -16,6 +15,8 @@ from domain.usage import UsageRecord
 
 DATAGRAM: Final = 1_432
 """Bytes that no Ethernet on the way has to cut in two."""
+PACKED: Final = 50
+"""Values of one distribution that travel as one line."""
 PICO: Final = 10**12
 
 
@@ -39,24 +40,32 @@ class Statsd:
             self._out(packet)
 
     def counts(self, records: Iterable[UsageRecord], models: Collection[str]) -> list[str]:
-        """The lines for a batch: one for each metric and combination of labels."""
-        counters: Counter[tuple[str, str]] = Counter()
-        times: dict[tuple[str, str], list[str]] = defaultdict(list)
+        """The lines for a batch: one for each metric and kind of request."""
+        kinds: dict[tuple[str, str, str, str, int, str], list[UsageRecord]] = {}
         for record in records:
-            tags = self._joined(labels_of(record, models))
-            counters["watchllm.requests", tags] += 1
-            counters["watchllm.tokens.prompt", tags] += record.usage.prompt
-            counters["watchllm.tokens.completion", tags] += record.usage.completion
-            counters["watchllm.cost.picodollars", tags] += record.cost or 0
-            counters["watchllm.saved.picodollars", tags] += record.avoided or 0
-            times["watchllm.request.ms", tags].append(f"{record.total_ms:.3f}")
-            times["watchllm.first_byte.ms", tags].append(f"{record.first_byte_ms:.3f}")
-        lines = [_count(name, number, tags) for (name, tags), number in counters.items() if number]
-        for (name, tags), found in times.items():
+            kind = (
+                record.endpoint,
+                record.provider,
+                record.model_answered,
+                record.outcome,
+                record.status,
+                record.cache_reason,
+            )
+            kinds.setdefault(kind, []).append(record)
+        lines: list[str] = []
+        for alike in kinds.values():
+            tags = self._joined(labels_of(alike[0], models))
             lines += [
-                f"{name}:{':'.join(found[at : at + 50])}|d|#{tags}"
-                for at in range(0, len(found), 50)
+                f"watchllm.{name}:{number}|c|#{tags}" for name, number in _sums(alike) if number
             ]
+            for name, found in (
+                ("request", [record.total_ms for record in alike]),
+                ("first_byte", [record.first_byte_ms for record in alike]),
+            ):
+                lines += [
+                    f"watchllm.{name}.ms:{':'.join(f'{ms:.3f}' for ms in found[at : at + PACKED])}|d|#{tags}"
+                    for at in range(0, len(found), PACKED)
+                ]
         return lines
 
     def crash(self, type: str) -> str:
@@ -90,10 +99,18 @@ class Statsd:
             self._socket.send(packet)
 
 
-def _count(name: str, number: int, tags: str) -> str:
-    if name.endswith(".picodollars"):
-        return f"{name.removesuffix('.picodollars')}.dollars:{number / PICO:.12f}|c|#{tags}"
-    return f"{name}:{number}|c|#{tags}"
+def _sums(alike: list[UsageRecord]) -> tuple[tuple[str, int | str], ...]:
+    return (
+        ("requests", len(alike)),
+        ("tokens.prompt", sum(record.usage.prompt for record in alike)),
+        ("tokens.completion", sum(record.usage.completion for record in alike)),
+        ("cost.dollars", _dollars(sum(record.cost or 0 for record in alike))),
+        ("saved.dollars", _dollars(sum(record.avoided or 0 for record in alike))),
+    )
+
+
+def _dollars(picodollars: int) -> str:
+    return f"{picodollars / PICO:.12f}" if picodollars else ""
 
 
 def _safe(text: str) -> str:

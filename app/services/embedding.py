@@ -10,12 +10,13 @@ from attrs import define, evolve
 
 from app.services.background import BUSY, Background
 from app.services.calls import Answer
-from app.services.metering import Line, Metering
+from app.services.gate import Gate
+from app.services.metering import NOTHING, Line, Metering
 from domain.answer import CacheEntry, CacheKey
 from domain.cachekey import item_keys
 from domain.cachepolicy import Lookup, young_enough
 from domain.embeddings import items, render, shares, vectors
-from domain.errors import ModelNotFound
+from domain.errors import ApiError, ModelNotFound
 from domain.headers import for_hit, for_miss
 from domain.models import OPENAI, SANDBOX, Route
 from domain.pricing import estimate_tokens
@@ -33,6 +34,7 @@ class Embedding:
     """`cache_secret` keys the items; `clock` is wall-clock seconds, `monotonic` measures."""
 
     cache: CacheStore
+    gate: Gate
     metering: Metering
     background: Background
     clock: Callable[[], float]
@@ -79,8 +81,10 @@ class Embedding:
         )
         elapsed = (self.monotonic() - line.began) * 1000
         if missing:
-            return Answer(for_miss(line.provider, line.cost, elapsed, line.reason), body)
-        return Answer(for_hit(line.provider, spared, elapsed), body)
+            headers = for_miss(line.provider, line.cost, elapsed, line.reason)
+        else:
+            headers = for_hit(line.provider, spared, elapsed)
+        return Answer({**headers, **line.limits}, body)
 
     async def _known(self, keys: Sequence[CacheKey], lookup: Lookup) -> Entries:
         if not lookup.read:
@@ -101,14 +105,18 @@ class Embedding:
         provider: Provider,
         missing: dict[CacheKey, Any],
     ) -> Entries:
-        self.metering.open(line)
         asked = list(missing.values())
+        estimate = sum(estimate_tokens(str(item)) for item in asked)
+        await self.gate.reserve(line, request)
+        self.metering.open(line, estimate)
         body = {**request.body, "input": asked, "encoding_format": "base64"}
-        completion = await provider.complete(evolve(request, body=body), to)
-        usage = completion.usage or Usage(
-            input=sum(estimate_tokens(str(item)) for item in asked), estimated=True
-        )
-        line.paid(usage, to, completion.service_tier)
+        try:
+            completion = await provider.complete(evolve(request, body=body), to)
+        except ApiError:
+            line.paid(NOTHING, None)
+            raise
+        usage = completion.usage or Usage(input=estimate, estimated=True)
+        line.paid(usage, completion.service_tier)
         # Thousands of vectors are checked in one go; the loop's other work must not wait for it.
         made = await asyncio.get_running_loop().run_in_executor(
             None, vectors, completion.document, len(asked)

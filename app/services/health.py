@@ -10,9 +10,12 @@ from attrs import define, field
 
 from domain.answer import Document
 from ports.health import Pingable
+from ports.storage import Journal
 
 EVERY = 1.0
 DEADLINE = 2.0
+PRESSED = 0.8
+"""Share of the journal from which on somebody should look."""
 FAILURES = 2
 """A dependency is down when it failed this often in a row; one slow answer is not an outage."""
 
@@ -22,6 +25,7 @@ class Health:
     """`dependencies` maps the API document's names (redis, supabase) to what can be pinged, or None when embedded."""
 
     dependencies: Mapping[str, Pingable | None]
+    journal: Journal
     version: str
     clock: Callable[[], float]
     draining: bool = False
@@ -52,11 +56,12 @@ class Health:
 
     @property
     def serving(self) -> bool:
-        return not self.draining
+        return not self.draining and self.journal.fullness < 1
 
     def report(self) -> Document:
         states = {name: self._state(name) for name in self.dependencies}
-        status = "degraded" if "down" in states.values() else "ok"
+        pressed = "down" in states.values() or self.journal.fullness >= PRESSED
+        status = "degraded" if pressed else "ok"
         return {
             "status": status if self.serving else "down",
             "service": "watchllm",

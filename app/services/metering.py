@@ -7,15 +7,18 @@ from collections.abc import Callable
 from attrs import define
 
 from domain.answer import CacheEntry
-from domain.errors import ApiError
-from domain.models import Route
+from domain.errors import ApiError, Unavailable
+from domain.headers import Headers
+from domain.models import Price, Route
 from domain.pricing import cost_of
 from domain.project import Grant
+from domain.rates import Ask, Reservation
 from domain.request import Endpoint, ProxyRequest
 from domain.usage import DENIED, FAILED, HIT, Usage, UsageRecord
 from ports.storage import Journal
 
 NOTHING = Usage()
+NO_HEADERS: Headers = {}
 
 
 @define
@@ -38,6 +41,10 @@ class Line:
     avoided: int | None = 0
     reason: str = ""
     first_byte: float | None = None
+    price: Price | None = None
+    limits: Headers = NO_HEADERS
+    admitted: Ask | None = None
+    reserved: Reservation | None = None
     dispatched: bool = False
     closed: bool = False
 
@@ -46,16 +53,17 @@ class Line:
         self.provider = route.provider
         self.answered = route.model
         self.streamed = request.stream
+        self.price = route.price
 
     def hit(self, entry: CacheEntry) -> None:
         self.outcome, self.status, self.reason = HIT, 200, "exact"
         self.provider, self.answered = entry.provider, entry.model
         self.usage, self.avoided = entry.usage, entry.cost
 
-    def paid(self, usage: Usage, route: Route, service_tier: str | None) -> int | None:
+    def paid(self, usage: Usage, service_tier: str | None) -> int | None:
         """What the provider charges for `usage`; None when no price is known."""
         self.usage = usage
-        self.cost = None if route.price is None else cost_of(usage, route.price, service_tier)
+        self.cost = None if self.price is None else cost_of(usage, self.price, service_tier)
         return self.cost
 
     def refused(self, error: ApiError) -> None:
@@ -75,11 +83,22 @@ class Metering:
     price_version: str
 
     def line(self, call_id: str, grant: Grant, endpoint: Endpoint, began: float) -> Line:
+        """Raises Unavailable while no row can be kept: what would not be told is not done."""
+        if self.journal.fullness >= 1:
+            raise Unavailable("The usage journal is full.", retry_after=5)
         return Line(call_id, grant, endpoint, began, self.clock())
 
-    def open(self, line: Line) -> None:
-        """Before the provider is called. Raises Unavailable when the row could not be kept."""
-        self.journal.open(self._record(line))
+    def open(self, line: Line, prompt_tokens: int) -> None:
+        """Before the provider is called. Raises Unavailable when the row could not be kept.
+
+        Until the provider has counted, the prompt is estimated: it is what an interrupted call has surely cost.
+        """
+        line.paid(Usage(input=prompt_tokens, estimated=True), None)
+        try:
+            self.journal.open(self._record(line))
+        except ApiError:
+            line.usage, line.cost = NOTHING, 0
+            raise
         line.dispatched = True
 
     def close(self, line: Line) -> None:

@@ -17,7 +17,8 @@ from app.services.admission import Admission
 from app.services.background import BUSY, Background
 from app.services.calls import EVENTS, Answer, Call, StreamAnswer
 from app.services.embedding import Embedding
-from app.services.metering import Line, Metering
+from app.services.gate import Gate
+from app.services.metering import NOTHING, Line, Metering
 from app.services.textcompletions import TextCompletions
 from domain.answer import CacheEntry, CacheKey, Completion, Document
 from domain.cachekey import cache_key, raw_digest
@@ -67,6 +68,7 @@ class Proxy:
     cache: CacheStore
     providers: Mapping[str, Provider]
     catalogue: Catalogue
+    gate: Gate
     metering: Metering
     embedding: Embedding
     background: Background
@@ -94,7 +96,15 @@ class Proxy:
             return None
         line = self.metering.line(call.id, grant, call.endpoint, call.began)
         line.ask(recall.request, recall.route)
-        return self._hit(line, recall.request, entry)
+        try:
+            if not self.gate.at_once(line):
+                return None
+        except ApiError as error:
+            self._refuse(line, error)
+            raise
+        hit = self._hit(line, recall.request, entry)
+        self.gate.leave(line)
+        return hit
 
     async def serve(self, call: Call) -> Answer | StreamAnswer:
         """Raises ApiError. A call whose caller is known leaves exactly one row in the ledger."""
@@ -103,14 +113,24 @@ class Proxy:
         try:
             return await self._answer(call, grant, line)
         except ApiError as error:
-            line.refused(error)
+            self._refuse(line, error)
             raise
         except asyncio.CancelledError:
             line.outcome, line.status = CLIENT_GONE, 499
             raise
         finally:
             if line.status != STREAMING:
-                self.metering.close(line)
+                self._close(line)
+
+    def _refuse(self, line: Line, error: ApiError) -> None:
+        line.refused(error)
+        error.limits = line.limits
+        self._close(line)
+
+    def _close(self, line: Line) -> None:
+        """The end of every request whose caller was known: its row, its place, its money."""
+        self.metering.close(line)
+        self.gate.leave(line)
 
     async def _answer(self, call: Call, grant: Grant, line: Line) -> Answer | StreamAnswer:
         request = parse_request(call.endpoint, call.raw)
@@ -120,7 +140,9 @@ class Proxy:
             controls = parse_controls(call.cache_control, call.cache_ttl)
         lookup = plan_lookup(request, controls, self.ttls[call.endpoint])
         line.ask(request, to)
+        admitted = self.gate.admit(line)
         if call.endpoint is Endpoint.EMBEDDINGS:
+            await admitted
             with self._slot():
                 return await self.embedding.answer(
                     request, to, grant, lookup, line, self.providers[to.provider]
@@ -128,12 +150,18 @@ class Proxy:
         key = cache_key(self.cache_secret, grant, to, request)
         if lookup.read:
             self._recall(call, grant, Recall(key, lookup, _delivery_only(request), to))
-            [entry] = await self.cache.get_many([key])
+            # Both questions are on their way before either is waited for.
+            found = self.cache.get_many([key])
+            await admitted
+            [entry] = await found
             if entry is not None and young_enough(entry, lookup, self.clock()):
                 hit = self._hit(line, request, entry)
                 if hit is not None:
                     return hit
-        journey = Journey(request, to, lookup, key, line, self._maker(request, to))
+        else:
+            await admitted
+        tokens = estimate_tokens(prompt_text(request.body))
+        journey = Journey(request, to, lookup, key, line, self._maker(request, to), tokens)
         if request.stream:
             line.status = STREAMING
             return StreamAnswer(self._stream_headers(journey), self._stream(journey))
@@ -184,7 +212,8 @@ class Proxy:
         line.hit(entry)
         self.metering.close(line)
         elapsed = (self.monotonic() - line.began) * 1000
-        return Answer(for_hit(entry.provider, entry.usage.total, elapsed), body, content_type)
+        headers = for_hit(entry.provider, entry.usage.total, elapsed)
+        return Answer({**headers, **line.limits}, body, content_type)
 
     def _keep(self, journey: Journey, document: Document, usage: Usage) -> str:
         """Stores the answer if it is proven whole; says why not otherwise."""
@@ -218,33 +247,30 @@ class Proxy:
 
     async def _complete(self, journey: Journey) -> Answer:
         line, request = journey.line, journey.request
-        self.metering.open(line)
+        await self.gate.reserve(line, request)
+        self.metering.open(line, journey.prompt_tokens)
         try:
             completion = await journey.maker.complete(request, journey.route)
         except ApiError as error:
-            if error.spent is not None:
-                line.paid(error.spent, journey.route, None)
+            line.paid(error.spent or NOTHING, None)
             raise
-        except asyncio.CancelledError:
-            line.paid(_estimated(request, ""), journey.route, None)
-            raise
-        usage = completion.usage or _estimated(request, _written(completion))
-        cost = line.paid(usage, journey.route, completion.service_tier)
+        usage = completion.usage or _estimated(journey, _written(completion))
+        cost = line.paid(usage, completion.service_tier)
         body = _text(completion.document)
         line.reason = self._keep(journey, completion.document, usage)
         line.outcome, line.status = MISS, 200
         self.metering.close(line)
         elapsed = (self.monotonic() - line.began) * 1000
         headers = for_miss(line.provider, cost, elapsed, line.reason)
-        return Answer(headers, body)
+        return Answer({**headers, **line.limits}, body)
 
     def _stream_headers(self, journey: Journey) -> dict[str, str]:
-        price = journey.route.price
-        tokens = estimate_tokens(prompt_text(journey.request.body))
-        cost = None if price is None else prompt_estimate(tokens, price)
-        elapsed = (self.monotonic() - journey.line.began) * 1000
+        line, price = journey.line, journey.route.price
+        cost = None if price is None else prompt_estimate(journey.prompt_tokens, price)
+        elapsed = (self.monotonic() - line.began) * 1000
         reason = journey.lookup.reason or "stream"
-        return for_miss(journey.line.provider, cost, elapsed, reason, basis="prompt-estimate")
+        headers = for_miss(line.provider, cost, elapsed, reason, basis="prompt-estimate")
+        return {**headers, **line.limits}
 
     async def _stream(self, journey: Journey) -> AsyncGenerator[bytes, None]:
         """SSE bytes, as they come. The row is closed before the last of them, however it ends."""
@@ -255,7 +281,8 @@ class Proxy:
         stream: FrameStream | None = None
         try:
             with self._slot():
-                self.metering.open(line)
+                await self.gate.reserve(line, request)
+                self.metering.open(line, journey.prompt_tokens)
                 stream = await journey.maker.open_stream(request, journey.route)
                 async for frames in stream:
                     if line.first_byte is None:
@@ -271,6 +298,7 @@ class Proxy:
             yield self._settle(journey, folder, told, stream) + DONE
         except ApiError as error:
             line.refused(error)
+            error.limits = line.limits
             raise
         finally:
             self._settle(journey, folder, told, stream)
@@ -288,12 +316,11 @@ class Proxy:
             tier = None if stream is None else stream.service_tier
             usage = told.usage
             if usage is None and (line.outcome == CLIENT_GONE or folder.characters):
-                usage = _estimated(journey.request, folder.text())
-            if usage is not None:
-                line.paid(usage, journey.route, tier)
+                usage = _estimated(journey, folder.text())
+            line.paid(usage or NOTHING, tier)
             if line.outcome == MISS:
                 line.reason = self._keep_stream(journey, folder, told)
-        self.metering.close(line)
+        self._close(line)
         elapsed = (self.monotonic() - line.began) * 1000
         return closing_comment(line.cost, elapsed, line.usage)
 
@@ -312,6 +339,7 @@ class Journey:
     key: CacheKey
     line: Line
     maker: Provider
+    prompt_tokens: int
 
 
 @define
@@ -342,13 +370,9 @@ def _delivery_only(request: ProxyRequest) -> ProxyRequest:
     return ProxyRequest(request.endpoint, request.model, request.stream, request.include_usage, {})
 
 
-def _estimated(request: ProxyRequest, written: str) -> Usage:
+def _estimated(journey: Journey, written: str) -> Usage:
     """Our own count, marked as such, where the provider gave none."""
-    return Usage(
-        input=estimate_tokens(prompt_text(request.body)),
-        output=estimate_tokens(written),
-        estimated=True,
-    )
+    return Usage(input=journey.prompt_tokens, output=estimate_tokens(written), estimated=True)
 
 
 def _text(document: Document) -> bytes:

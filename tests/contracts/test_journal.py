@@ -1,4 +1,4 @@
-"""What `Journal` promises, in memory and on disk."""
+"""What `Journal` promises."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from typing import Any
 import attrs
 import pytest
 
-from adapters.journal.buffer import BufferedJournal
 from adapters.journal.disk import DiskJournal
 from domain.errors import Unavailable
 from tests.adapters.journal_rows import Ledger, ids, opened, row, sqlite_ledger, until
 from tests.conftest import Clock
 from tests.support.fixtures import async_fixture
 
-AnyJournal = BufferedJournal | DiskJournal
 SMALL = 5
 
 
@@ -27,38 +25,22 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
         yield found
 
 
-@pytest.fixture(params=["memory", "disk"])
-def kind(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
-
-
 @async_fixture
-async def journal(
-    kind: str, ledger: Ledger, clock: Clock, tmp_path: Path
-) -> AsyncIterator[AnyJournal]:
-    if kind == "memory":
-        yield BufferedJournal(ledger)
-        return
+async def journal(ledger: Ledger, clock: Clock, tmp_path: Path) -> AsyncIterator[DiskJournal]:
     disk = DiskJournal(tmp_path / "journal", ledger, clock)
     yield disk
     await disk.aclose()
 
 
 @async_fixture
-async def small(
-    kind: str, ledger: Ledger, clock: Clock, tmp_path: Path
-) -> AsyncIterator[AnyJournal]:
+async def small(ledger: Ledger, clock: Clock, tmp_path: Path) -> AsyncIterator[DiskJournal]:
     """Room for few rows."""
-    if kind == "memory":
-        yield BufferedJournal(ledger, limit=SMALL)
-        return
     disk = DiskJournal(tmp_path / "small", ledger, clock, cap=10_000, remembered=SMALL)
     yield disk
     await disk.aclose()
 
 
-async def test_what_is_closed_reaches_the_ledger(journal: AnyJournal, ledger: Ledger) -> None:
+async def test_what_is_closed_reaches_the_ledger(journal: DiskJournal, ledger: Ledger) -> None:
     """In the order in which it was closed, whether it was opened first (a call) or not (a hit)."""
     journal.open(opened(1))
     journal.close(row(2))
@@ -70,7 +52,7 @@ async def test_what_is_closed_reaches_the_ledger(journal: AnyJournal, ledger: Le
     assert 0 == journal.backlog
 
 
-async def test_every_field_arrives(journal: AnyJournal, ledger: Ledger) -> None:
+async def test_every_field_arrives(journal: DiskJournal, ledger: Ledger) -> None:
     """The row is the closed record, not the opened one."""
     journal.open(opened(1))
     journal.close(attrs.evolve(row(1), cost=2**62, cache_reason="x", status=502))
@@ -81,7 +63,9 @@ async def test_every_field_arrives(journal: AnyJournal, ledger: Ledger) -> None:
     assert {"cost": 2**62, "cache_reason": "x", "status": 502} == found
 
 
-async def test_nothing_is_shipped_before_it_is_closed(journal: AnyJournal, ledger: Ledger) -> None:
+async def test_nothing_is_shipped_before_it_is_closed(
+    journal: DiskJournal, ledger: Ledger
+) -> None:
     journal.open(opened(1))
 
     await journal.drain(0.3)
@@ -89,7 +73,7 @@ async def test_nothing_is_shipped_before_it_is_closed(journal: AnyJournal, ledge
     assert [] == ledger.given
 
 
-async def test_rows_wait_while_the_ledger_is_away(journal: AnyJournal, ledger: Ledger) -> None:
+async def test_rows_wait_while_the_ledger_is_away(journal: DiskJournal, ledger: Ledger) -> None:
     """Nothing is lost, and nothing raises, however long it takes."""
     ledger.away = True
     for number in range(3):
@@ -103,7 +87,7 @@ async def test_rows_wait_while_the_ledger_is_away(journal: AnyJournal, ledger: L
     assert ids(range(3)) == ledger.given
 
 
-async def test_the_loop_ships_by_itself(journal: AnyJournal, ledger: Ledger) -> None:
+async def test_the_loop_ships_by_itself(journal: DiskJournal, ledger: Ledger) -> None:
     """Within parts of a second, and after an outage too."""
     running = asyncio.create_task(journal.run())
     journal.close(row(1))
@@ -120,7 +104,7 @@ async def test_the_loop_ships_by_itself(journal: AnyJournal, ledger: Ledger) -> 
     await asyncio.wait([running])
 
 
-async def test_full_means_refuse(small: AnyJournal, ledger: Ledger) -> None:
+async def test_full_means_refuse(small: DiskJournal, ledger: Ledger) -> None:
     """With a time to come back; what was opened before is closed nevertheless, and all of it arrives."""
     ledger.away = True
     begun = 0
@@ -138,7 +122,7 @@ async def test_full_means_refuse(small: AnyJournal, ledger: Ledger) -> None:
     assert ids(range(begun)) == await ledger.ids()
 
 
-async def test_there_is_room_again(small: AnyJournal, ledger: Ledger) -> None:
+async def test_there_is_room_again(small: DiskJournal, ledger: Ledger) -> None:
     """Once the ledger took what waited, calls are let through as before."""
     running = asyncio.create_task(small.run())
     ledger.away = True
@@ -163,7 +147,7 @@ async def test_there_is_room_again(small: AnyJournal, ledger: Ledger) -> None:
     await asyncio.wait([running])
 
 
-async def test_closing_never_raises(small: AnyJournal, ledger: Ledger) -> None:
+async def test_closing_never_raises(small: DiskJournal, ledger: Ledger) -> None:
     """Not even when far more answers came from the cache than there is room for."""
     ledger.away = True
     for number in range(1_000):
@@ -176,6 +160,6 @@ async def test_closing_never_raises(small: AnyJournal, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("change", [{"cost": 2**70}, {"model_asked": "\ud800"}, {"status": None}])
-async def test_a_strange_record_does_no_harm(journal: AnyJournal, change: dict[str, Any]) -> None:
+async def test_a_strange_record_does_no_harm(journal: DiskJournal, change: dict[str, Any]) -> None:
     """Closing never raises, whatever is in the record."""
     journal.close(attrs.evolve(row(1), **change))

@@ -59,7 +59,8 @@ BEGIN
     UPDATE grant_changes SET number = number + 1;
 END;
 
--- The ledger. It refers to no other table: what was used stays written, whatever becomes of the project.
+-- The ledger. It refers to no other table: what was used stays written, whatever becomes of the project. Reports read
+-- its sums or one row by id, so it has no other index: one more would cost every row a fifth of what it takes.
 CREATE TABLE usage_log (
     id                  TEXT    NOT NULL PRIMARY KEY,
     project             TEXT    NOT NULL,
@@ -90,10 +91,8 @@ CREATE TABLE usage_log (
     cache_reason        TEXT    NOT NULL
 ) STRICT;
 
-CREATE INDEX usage_log_project ON usage_log (project, at);
-
--- Sums of the ledger, kept by the triggers below, and so by the statement that appends. `unpriced` counts the rows whose
--- cost, or saving, is unknown. Dollars and the rest are kept apart, since an integer here ends at 2^63.
+-- Sums of the ledger, kept by the transaction that appends. `unpriced` counts the rows whose cost, or saving, is unknown.
+-- Dollars and the rest are kept apart, since an integer here ends at 2^63.
 CREATE TABLE usage_hourly (
     project            TEXT    NOT NULL,
     start              INTEGER NOT NULL,
@@ -127,67 +126,3 @@ CREATE TABLE usage_daily (
     avoided_rest       INTEGER NOT NULL,
     PRIMARY KEY (project, start, provider, model)
 ) STRICT, WITHOUT ROWID;
-
-CREATE TRIGGER usage_log_hourly AFTER INSERT ON usage_log
-BEGIN
-    INSERT INTO usage_hourly VALUES (
-        NEW.project,
-        NEW.at - NEW.at % 3600000,
-        NEW.provider,
-        SUBSTR(CASE WHEN NEW.model_answered = '' THEN NEW.model_asked ELSE NEW.model_answered END, 1, 256),
-        1,
-        NEW.outcome = 'hit',
-        NEW.cost IS NULL OR NEW.avoided IS NULL,
-        NEW.input_tokens + NEW.cache_read_tokens + NEW.cache_write_tokens + NEW.cache_write_1h_tokens
-            + NEW.audio_input_tokens,
-        NEW.output_tokens + NEW.audio_output_tokens,
-        COALESCE(NEW.cost, 0) / 1000000000000,
-        COALESCE(NEW.cost, 0) % 1000000000000,
-        COALESCE(NEW.avoided, 0) / 1000000000000,
-        COALESCE(NEW.avoided, 0) % 1000000000000
-    )
-    ON CONFLICT (project, start, provider, model) DO UPDATE SET
-        requests          = requests + 1,
-        hits              = hits + excluded.hits,
-        unpriced          = unpriced + excluded.unpriced,
-        prompt_tokens     = prompt_tokens + excluded.prompt_tokens,
-        completion_tokens = completion_tokens + excluded.completion_tokens,
-        cost_dollars      = cost_dollars + excluded.cost_dollars
-                            + (cost_rest + excluded.cost_rest) / 1000000000000,
-        cost_rest         = (cost_rest + excluded.cost_rest) % 1000000000000,
-        avoided_dollars   = avoided_dollars + excluded.avoided_dollars
-                            + (avoided_rest + excluded.avoided_rest) / 1000000000000,
-        avoided_rest      = (avoided_rest + excluded.avoided_rest) % 1000000000000;
-END;
-
-CREATE TRIGGER usage_log_daily AFTER INSERT ON usage_log
-BEGIN
-    INSERT INTO usage_daily VALUES (
-        NEW.project,
-        NEW.at - NEW.at % 86400000,
-        NEW.provider,
-        SUBSTR(CASE WHEN NEW.model_answered = '' THEN NEW.model_asked ELSE NEW.model_answered END, 1, 256),
-        1,
-        NEW.outcome = 'hit',
-        NEW.cost IS NULL OR NEW.avoided IS NULL,
-        NEW.input_tokens + NEW.cache_read_tokens + NEW.cache_write_tokens + NEW.cache_write_1h_tokens
-            + NEW.audio_input_tokens,
-        NEW.output_tokens + NEW.audio_output_tokens,
-        COALESCE(NEW.cost, 0) / 1000000000000,
-        COALESCE(NEW.cost, 0) % 1000000000000,
-        COALESCE(NEW.avoided, 0) / 1000000000000,
-        COALESCE(NEW.avoided, 0) % 1000000000000
-    )
-    ON CONFLICT (project, start, provider, model) DO UPDATE SET
-        requests          = requests + 1,
-        hits              = hits + excluded.hits,
-        unpriced          = unpriced + excluded.unpriced,
-        prompt_tokens     = prompt_tokens + excluded.prompt_tokens,
-        completion_tokens = completion_tokens + excluded.completion_tokens,
-        cost_dollars      = cost_dollars + excluded.cost_dollars
-                            + (cost_rest + excluded.cost_rest) / 1000000000000,
-        cost_rest         = (cost_rest + excluded.cost_rest) % 1000000000000,
-        avoided_dollars   = avoided_dollars + excluded.avoided_dollars
-                            + (avoided_rest + excluded.avoided_rest) / 1000000000000,
-        avoided_rest      = (avoided_rest + excluded.avoided_rest) % 1000000000000;
-END;
