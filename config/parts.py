@@ -111,6 +111,10 @@ def count(value: str) -> int:
     return _whole(value, 1, 1_000_000)
 
 
+def count_or_none(value: str) -> int:
+    return _whole(value, 0, 1_000_000)
+
+
 def _whole(value: str, least: int, most: int) -> int:
     if re.fullmatch(r"[0-9]{1,7}", value) is None or not least <= int(value) <= most:
         raise ValueError(f"must be a whole number from {least} to {most}")

@@ -262,6 +262,12 @@ class Keys:
         parts.duration,
         "how long a key once read serves while the database is away",
     )
+    auth_failures: int = setting(
+        "WATCHLLM_AUTH_FAILURES_PER_MINUTE",
+        "30",
+        parts.count_or_none,
+        "wrong keys per public address, minute and process; more get 429, and `0` counts none",
+    )
 
 
 @environ.config(prefix="", frozen=True)

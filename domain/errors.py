@@ -84,6 +84,28 @@ class InvalidKey(ApiError):
         super().__init__(message)
 
 
+class ModelNotAllowed(ApiError):
+    """The key is limited to other models."""
+
+    status = 403
+    type = "invalid_request_error"
+    default_code = "model_not_allowed"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"This API key may not use the model '{model}'.", param="model")
+
+
+class EndpointNotAllowed(ApiError):
+    """The key is limited to other endpoints."""
+
+    status = 403
+    type = "invalid_request_error"
+    default_code = "endpoint_not_allowed"
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(f"This API key may not use {endpoint}.")
+
+
 class NotFound(ApiError):
     """No such address."""
 

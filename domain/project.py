@@ -36,13 +36,17 @@ class ApiKey:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    last_used_at: float | None = None
 
 
 @value
 class Grant:
     """What a presented key allows. `cache_epoch` is part of every cache key, so a purge is one number.
 
-    `ends_at` is the earlier of expiry and the end of a rotation's grace.
+    `ends_at` is the earlier of expiry and the end of a rotation's grace. `models` and `endpoints` are all it may ask
+    for, anything where they are empty; see `domain.scope`.
     """
 
     project: str
@@ -52,3 +56,5 @@ class Grant:
     cache_epoch: int
     ends_at: float | None
     budget: int = 0
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from domain.project import ApiKey, Grant, Project
@@ -20,7 +20,7 @@ class Grants(Protocol):
         """The live grant of the key with this digest; None for unknown, revoked and ended ones."""
 
     async def sequence(self) -> int:
-        """A number that grows whenever any grant may have changed: a key, a plan, a cache epoch."""
+        """A number that grows whenever any grant may have changed: a key, a plan, a budget, a cache epoch."""
 
 
 class KnownGrants(Protocol):
@@ -28,6 +28,9 @@ class KnownGrants(Protocol):
 
     def peek(self, digest: bytes, /) -> Grant | None:
         """A live grant that may be used without asking; never waits."""
+
+    def vouched(self, digest: bytes, /) -> bool:
+        """Whether this key was good when it was last asked for, even if that must be asked again by now."""
 
     async def grant(self, digest: bytes, /) -> Grant | None:
         """As `Grants.grant`, from memory where its staleness rules allow."""
@@ -46,6 +49,9 @@ class Projects(Protocol):
     async def set_plan(self, project: str, plan: str, /) -> None:
         """By id; raises NotFound."""
 
+    async def set_budget(self, project: str, budget: int, /) -> None:
+        """Picodollars a month, 0 for none; by id. Raises NotFound."""
+
     async def purge_cache(self, project: str, /) -> int:
         """Moves the project's cache epoch (by id) on and returns it; raises NotFound."""
 
@@ -62,6 +68,9 @@ class Keys(Protocol):
 
     async def end(self, key: str, /, at: float) -> bool:
         """The key stops at `at` (wall-clock seconds), or earlier if it already was to. False if there is no such key."""
+
+    async def note_used(self, uses: Mapping[str, float], /) -> None:
+        """When keys, by id, were last used. Never moves back, and is no change of a grant; unknown ones are ignored."""
 
 
 class UsageLog(Protocol):

@@ -11,9 +11,11 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from io import BytesIO
-from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import aiohttp
 from attrs import define, frozen
@@ -115,9 +117,9 @@ class Reply:
         return await self.whole()
 
     async def whole(self) -> bytes:
-        pieces = []
-        while piece := await self.read():
-            pieces.append(piece)
+        pieces = [await self.read()]
+        while not self._response.content.at_eof():
+            pieces.append(await self.read())
         return b"".join(pieces)
 
     def close(self) -> None:
@@ -136,14 +138,11 @@ class Upstream:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            reuse = aiohttp.TraceConfig()
-            reuse.on_connection_reuseconn.append(_note_reuse)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=Connector(
                     limit=0, limit_per_host=PER_HOST, keepalive_timeout=30, ttl_dns_cache=30
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._deadlines.connect),
-                trace_configs=[reuse],
                 auto_decompress=False,
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -221,6 +220,7 @@ class Upstream:
         headers: CIMultiDict[str],
         attempt: Attempt,
     ) -> aiohttp.ClientResponse:
+        _attempt.set(attempt)
         # Bytes go to the socket in one piece; a file in parts, with the loop's other work in between.
         large = body is not None and len(body) > LARGE_BODY
         return await self._open().request(
@@ -229,7 +229,6 @@ class Upstream:
             data=BytesIO(body or b"") if large else body,
             headers=headers,
             allow_redirects=False,
-            trace_request_ctx=attempt,
         )
 
     async def aclose(self) -> None:
@@ -244,8 +243,23 @@ class Attempt:
     reused: bool = False
 
 
-async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    context.trace_request_ctx.reused = True
+_attempt: ContextVar[Attempt] = ContextVar("attempt")
+
+
+class Connector(aiohttp.TCPConnector):
+    """Tells each attempt whether its connection was used before; aiohttp's tracing would, at five times the price."""
+
+    _seen: WeakSet[object]
+
+    async def connect(self, *request: Any, **more: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*request, **more)
+        protocol = connection.protocol
+        seen = self.__dict__.setdefault("_seen", WeakSet())
+        if protocol in seen:
+            _attempt.get().reused = True
+        elif protocol is not None:
+            seen.add(protocol)
+        return connection
 
 
 class failures:

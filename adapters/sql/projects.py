@@ -18,8 +18,8 @@ class SqlProjects:
     async def add(self, project: Project, /) -> bool:
         await self._db.run(
             """
-            INSERT INTO projects (id, name, plan, cache_epoch, created_at)
-            VALUES (:id, :name, :plan, :cache_epoch, :created_at)
+            INSERT INTO projects (id, name, plan, cache_epoch, created_at, budget)
+            VALUES (:id, :name, :plan, :cache_epoch, :created_at, :budget)
             ON CONFLICT DO NOTHING
             """,
             {
@@ -28,6 +28,7 @@ class SqlProjects:
                 "plan": project.plan,
                 "cache_epoch": project.cache_epoch,
                 "created_at": millis(project.created_at),
+                "budget": project.budget,
             },
         )
         # Asked back, not counted: after a lost connection the first try may have been the one that counted.
@@ -41,7 +42,7 @@ class SqlProjects:
         """An id goes before a name that looks like it."""
         found = await self._db.rows(
             """
-            SELECT id, name, plan, cache_epoch, created_at
+            SELECT id, name, plan, cache_epoch, created_at, budget
               FROM projects
              WHERE id = :wanted OR name = :wanted
              ORDER BY CASE WHEN id = :wanted THEN 0 ELSE 1 END
@@ -55,7 +56,7 @@ class SqlProjects:
         """Oldest first."""
         found = await self._db.rows(
             """
-            SELECT id, name, plan, cache_epoch, created_at
+            SELECT id, name, plan, cache_epoch, created_at, budget
               FROM projects
              ORDER BY created_at, id
             """
@@ -65,6 +66,13 @@ class SqlProjects:
     async def set_plan(self, project: str, plan: str, /) -> None:
         changed = await self._db.run(
             "UPDATE projects SET plan = :plan WHERE id = :id", {"id": project, "plan": plan}
+        )
+        if not changed:
+            raise _unknown()
+
+    async def set_budget(self, project: str, budget: int, /) -> None:
+        changed = await self._db.run(
+            "UPDATE projects SET budget = :budget WHERE id = :id", {"id": project, "budget": budget}
         )
         if not changed:
             raise _unknown()
@@ -90,5 +98,10 @@ def _unknown() -> NotFound:
 
 def _project(row: Row) -> Project:
     return Project(
-        row["id"], row["name"], row["plan"], row["cache_epoch"], seconds(row["created_at"])
+        row["id"],
+        row["name"],
+        row["plan"],
+        row["cache_epoch"],
+        seconds(row["created_at"]),
+        row["budget"],
     )

@@ -21,7 +21,7 @@ from domain.usage import UsageRecord
 # sorted. The days' condition is always true; it makes them wait for the hours, which nothing else here would promise
 # (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING). Models are cut at what an index
 # can take.
-_APPEND_POSTGRES = """
+_APPEND = """
     WITH added AS (
         INSERT INTO usage_log (
             id, project, api_key, kind, at, endpoint, model_asked, model_answered, provider, streamed, outcome,
@@ -107,17 +107,16 @@ class SqlUsageLog:
             self._append = appender(db)
 
     async def append(self, records: Sequence[UsageRecord], /) -> None:
-        if not records:
-            return
-        try:
+        if records:
             await self._append(records)
-        except (TypeError, ValueError) as exc:
-            raise ApiError("A usage record does not fit the ledger.") from exc
 
 
 async def _append(db: Db, records: Sequence[UsageRecord]) -> None:
-    batch = orjson.dumps([_row(record) for record in records]).decode()
-    await db.run(_APPEND_POSTGRES, {"batch": batch})
+    try:
+        batch = orjson.dumps([_row(record) for record in records]).decode()
+    except TypeError as exc:
+        raise ApiError("A usage record does not fit the ledger.") from exc
+    await db.run(_APPEND, {"batch": batch})
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Datadog:
         self.exporter.give(Crash.of(error, where, tags, self._clock()))
 
     def close(self) -> None:
+        """Gives an agent that hangs two seconds. The interpreter's own end would wait for ddtrace's thread for twenty
+        more, so a server ends by `os._exit`."""
         self.exporter.close()
         self._statsd.close()
         self._tracer.shutdown(timeout=1)

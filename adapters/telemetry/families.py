@@ -37,7 +37,7 @@ from domain.usage import DENIED, FAILED, HIT
 from ports.telemetry import Reading
 
 PICO: Final = 10**12
-BOUNDS: Final = [f"{bound / 1000:g}" for bound in BOUNDS_MS] + ["+Inf"]
+BOUNDS: Final = [*(str(bound / 1000) for bound in BOUNDS_MS), "+Inf"]
 
 GAUGES: Final[Mapping[str, str]] = {
     "watchllm_cache_bytes": "Bytes of answers held, by tier",

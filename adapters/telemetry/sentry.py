@@ -58,7 +58,6 @@ class Sentry:
             auto_enabling_integrations=False,
             integrations=_integrations(tornado),
             include_local_variables=False,
-            send_default_pii=False,
             max_request_body_size="never",
             max_breadcrumbs=0,
             traces_sample_rate=traces if tornado and traces else None,

@@ -95,9 +95,7 @@ class Tally:
         cell = self.cells.get(labels)
         if cell is None:
             if len(self.cells) >= MAX_CELLS:
-                labels = Labels(
-                    record.endpoint, record.provider, OTHER, record.outcome, record.status, OTHER
-                )
+                labels = Labels(record.endpoint, record.provider, OTHER, record.outcome, 0, OTHER)
             cell = self.cells.setdefault(labels, [0] * SIZE)
         if len(self._by_record) >= MAX_NAMES:
             self._by_record.clear()

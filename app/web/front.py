@@ -134,7 +134,7 @@ class Exchange(HTTPMessageDelegate):
         self._received = 0
         self._most = 0
         self._id = ""
-        self._old = self._bodiless = self._measured = False
+        self._old = self._last = self._bodiless = self._measured = False
         self._blocked = False
         self._task: asyncio.Task[None] | None = None
         self._head_sent = False
@@ -155,6 +155,7 @@ class Exchange(HTTPMessageDelegate):
         self._headers = headers
         self._endpoint = endpoint
         self._old = start_line.version == "HTTP/1.0"
+        self._last = headers.get("Connection", "").lower() == "close"
         self._bodiless = start_line.method == "HEAD"
         self._most = MAX_OTHER_BODY if endpoint is None else self.front.limits.body_bytes
         self._problem = self._fault(start_line, headers)
@@ -362,7 +363,8 @@ class Exchange(HTTPMessageDelegate):
                 answer.body,
                 answer.content_type,
                 self._id,
-                self.front.draining,
+                self.front.draining or self._last,
+                plain=not self._old,
             )
         )
 
@@ -388,7 +390,8 @@ class Exchange(HTTPMessageDelegate):
 
     def _see_off(self, flushed: asyncio.Future[None]) -> None:
         """What is on its way when an answer is over has the write deadline, too."""
-        if flushed.done():
+        stream = self.connection.stream
+        if stream is None or stream.closed() or not stream.writing():
             return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self.front.limits.write_stall, self._stalled)

@@ -361,19 +361,56 @@ async def test_text_is_only_data(log: SqlUsageLog, reports: SqlUsageReports, tex
 
 @pytest.mark.parametrize(
     "change",
-    [{"cost": 2**64}, {"status": None}, {"id": None}, {"model_asked": "\ud800"}],
+    [
+        {"cost": 2**64},
+        {"status": None},
+        {"status": object()},
+        {"id": None},
+        {"model_asked": "\ud800"},
+        {"usage": Usage(input=2**63 - 1)},
+    ],
 )
 async def test_a_record_that_never_fits(
-    log: SqlUsageLog, reports: SqlUsageReports, change: dict[str, Any]
+    log: SqlUsageLog, reports: SqlUsageReports, db: Db, change: dict[str, Any]
 ) -> None:
-    """It is told from an outage, refuses its batch as a whole, sums included, and does no harm to the next."""
+    """By itself or in a sum. It is told from an outage, refuses its batch as a whole, sums included, and does no harm to
+    the next."""
     with pytest.raises(ApiError) as caught:
         await log.append([attrs.evolve(RECORD, id="0190-0"), attrs.evolve(RECORD, **change)])
 
     assert not isinstance(caught.value, Unavailable)
+    assert [] == await db.rows("SELECT id FROM usage_log")
     assert [] == await all_of(reports)
+    assert [] == list(await reports.totals("p_1", ALWAYS, HOUR))
     await log.append([RECORD])
     assert summed([RECORD]) == await reports.sum("p_1", ALWAYS)
+
+
+async def test_a_sum_that_grows_too_large(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """A record that fits, but no longer into the sums of its hour, is refused as well, and leaves no row behind."""
+    large = attrs.evolve(RECORD, usage=Usage(output=2**63 - 1))
+    await log.append([large])
+
+    with pytest.raises(ApiError) as caught:
+        await log.append([attrs.evolve(large, id="0190-2"), attrs.evolve(RECORD, id="0190-3")])
+
+    assert not isinstance(caught.value, Unavailable)
+    assert None is await reports.find("p_1", "0190-2")
+    for width in (DAY, HOUR):
+        [total] = await reports.totals("p_1", ALWAYS, width)
+        assert summed([large]) == total.sums
+
+
+async def test_a_whole_batch(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """As many rows as are ever shipped at once, half of them sent before, of more hours than rows fit one statement."""
+    records = made_up(1_000, 11)
+    await log.append(records[::2])
+    await log.append(records)
+
+    for project in ("p_1", "p_2"):
+        own = [one for one in records if one.project == project]
+        for width in (DAY, HOUR):
+            assert expected(own, width) == list(await reports.totals(project, ALWAYS, width))
 
 
 async def test_a_ledger_without_tables(empty_db: Db) -> None:

@@ -5,19 +5,24 @@ CREATE TABLE projects (
     name         text   NOT NULL UNIQUE,
     plan         text   NOT NULL,
     cache_epoch  bigint NOT NULL,
-    created_at   bigint NOT NULL
+    created_at   bigint NOT NULL,
+    budget       bigint NOT NULL DEFAULT 0
 );
 
+-- `models` and `endpoints` are JSON arrays of all that a key may ask for; an empty one is no restriction.
 CREATE TABLE api_keys (
-    id          text   NOT NULL PRIMARY KEY,
-    project     text   NOT NULL REFERENCES projects (id),
-    kind        text   NOT NULL,
-    name        text   NOT NULL,
-    hint        text   NOT NULL,
-    digest      bytea  NOT NULL UNIQUE,
-    created_at  bigint NOT NULL,
-    expires_at  bigint,
-    revoked_at  bigint
+    id            text   NOT NULL PRIMARY KEY,
+    project       text   NOT NULL REFERENCES projects (id),
+    kind          text   NOT NULL,
+    name          text   NOT NULL,
+    hint          text   NOT NULL,
+    digest        bytea  NOT NULL UNIQUE,
+    created_at    bigint NOT NULL,
+    expires_at    bigint,
+    revoked_at    bigint,
+    models        text   NOT NULL DEFAULT '[]',
+    endpoints     text   NOT NULL DEFAULT '[]',
+    last_used_at  bigint
 );
 
 CREATE INDEX api_keys_project ON api_keys (project, created_at);
@@ -40,7 +45,10 @@ $$;
 CREATE TRIGGER projects_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON projects
     FOR EACH STATEMENT EXECUTE FUNCTION count_grant_change();
 
-CREATE TRIGGER api_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON api_keys
+-- Every column but `last_used_at`, which grants nothing and moves on all the time.
+CREATE TRIGGER api_keys_changed AFTER INSERT OR UPDATE OF
+    id, project, kind, name, hint, digest, created_at, expires_at, revoked_at, models, endpoints
+    OR DELETE OR TRUNCATE ON api_keys
     FOR EACH STATEMENT EXECUTE FUNCTION count_grant_change();
 
 -- The ledger. It refers to no other table: what was used stays written, whatever becomes of the project.

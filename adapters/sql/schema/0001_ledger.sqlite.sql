@@ -5,19 +5,24 @@ CREATE TABLE projects (
     name         TEXT    NOT NULL UNIQUE,
     plan         TEXT    NOT NULL,
     cache_epoch  INTEGER NOT NULL,
-    created_at   INTEGER NOT NULL
+    created_at   INTEGER NOT NULL,
+    budget       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
+-- `models` and `endpoints` are JSON arrays of all that a key may ask for; an empty one is no restriction.
 CREATE TABLE api_keys (
-    id          TEXT    NOT NULL PRIMARY KEY,
-    project     TEXT    NOT NULL REFERENCES projects (id),
-    kind        TEXT    NOT NULL,
-    name        TEXT    NOT NULL,
-    hint        TEXT    NOT NULL,
-    digest      BLOB    NOT NULL UNIQUE,
-    created_at  INTEGER NOT NULL,
-    expires_at  INTEGER,
-    revoked_at  INTEGER
+    id            TEXT    NOT NULL PRIMARY KEY,
+    project       TEXT    NOT NULL REFERENCES projects (id),
+    kind          TEXT    NOT NULL,
+    name          TEXT    NOT NULL,
+    hint          TEXT    NOT NULL,
+    digest        BLOB    NOT NULL UNIQUE,
+    created_at    INTEGER NOT NULL,
+    expires_at    INTEGER,
+    revoked_at    INTEGER,
+    models        TEXT    NOT NULL DEFAULT '[]',
+    endpoints     TEXT    NOT NULL DEFAULT '[]',
+    last_used_at  INTEGER
 ) STRICT;
 
 CREATE INDEX api_keys_project ON api_keys (project, created_at);
@@ -49,7 +54,9 @@ BEGIN
     UPDATE grant_changes SET number = number + 1;
 END;
 
-CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys
+-- Every column but `last_used_at`, which grants nothing and moves on all the time.
+CREATE TRIGGER api_keys_changed AFTER UPDATE OF
+    id, project, kind, name, hint, digest, created_at, expires_at, revoked_at, models, endpoints ON api_keys
 BEGIN
     UPDATE grant_changes SET number = number + 1;
 END;
