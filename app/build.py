@@ -26,7 +26,7 @@ from adapters.providers.sandbox import Sandbox
 from adapters.tiered import TieredCache
 from app import version
 from app.desk import Storage
-from app.services.admission import Admission
+from app.services.admission import Admission, Uses
 from app.services.background import Background
 from app.services.embedding import Embedding
 from app.services.gate import Gate
@@ -35,6 +35,8 @@ from app.services.listing import Listing
 from app.services.metering import Metering
 from app.services.proxy import Proxy
 from app.services.reports import Reports
+from app.services.throttle import Throttle
+from app.services.watching import Watching
 from app.web.api import Rooms
 from app.web.front import Front, Limits
 from app.web.routes import application
@@ -118,7 +120,9 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     )
     metering = Metering(journal, clock, monotonic, catalogue.version)
     background = Background()
-    admission = Admission(held, derive(master, "key-hash"))
+    uses = Uses(storage.keys, clock)
+    throttle = Throttle(settings.keys.auth_failures, clock)
+    admission = Admission(held, derive(master, "key-hash"), uses, throttle)
     listing = Listing(
         {name: maker for name, maker in makers.items() if name != SANDBOX}, catalogue
     )
@@ -154,8 +158,16 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         health=health,
         journal=journal,
         background=background,
-        loops=[held.watch, listing.keep_fresh, health.watch, journal.run, partial(sweep, front)],
-        closers=[held.aclose, close_providers, close_cache],
+        loops=[
+            held.watch,
+            Watching(held, front.streams, clock).watch,
+            uses.keep_writing,
+            listing.keep_fresh,
+            health.watch,
+            journal.run,
+            partial(sweep, front),
+        ],
+        closers=[uses.write, held.aclose, close_providers, close_cache],
     )
 
 

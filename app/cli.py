@@ -16,7 +16,8 @@ import click
 from app import show
 from domain import reports
 from domain.durations import seconds
-from domain.project import KINDS, PROJECT
+from domain.pricing import dollars
+from domain.project import KINDS, PROJECT, read_budget
 
 if TYPE_CHECKING:
     from app.desk import Desk
@@ -42,6 +43,34 @@ class Duration(click.ParamType[float]):
             return seconds(value)
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
+
+
+class Dollars(click.ParamType[int]):
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return read_budget(value)
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """With commas between them; a list of nothing is a mistake, since it would mean everything."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+        if "" in found:
+            self.fail("an empty name stands among them.", param, ctx)
+        return found
 
 
 class Misconfigured(click.ClickException):
@@ -138,7 +167,8 @@ def project_list(as_json: bool) -> None:
     async def work(desk: Desk) -> Sequence[Project]:
         return await desk.storage.projects.all()
 
-    show.rows([show.project_row(one) for one in _at_desk(work)], ("id", "name", "plan"), as_json)
+    columns = ("id", "name", "plan", "budget_usd")
+    show.rows([show.project_row(one) for one in _at_desk(work)], columns, as_json)
 
 
 @project.command("plan")
@@ -154,6 +184,26 @@ def project_plan(project: str, plan: str) -> None:
         return found
 
     click.echo(f"Project {_at_desk(work).name} is on the plan {plan} now.")
+
+
+@project.command("budget")
+@click.argument("project")
+@click.argument("usd", type=Dollars())
+def project_budget(project: str, usd: int) -> None:
+    """Let PROJECT (an id or a name) spend USD at providers in a calendar month.
+
+    0 or none takes the budget away.
+    """
+
+    async def work(desk: Desk) -> Project:
+        found = await desk.projects.find(project)
+        await desk.storage.projects.set_budget(found.id, usd)
+        return found
+
+    name = _at_desk(work).name
+    if usd:
+        return click.echo(f"Project {name} may spend ${dollars(usd)} a month now.")
+    click.echo(f"Project {name} has no budget now.")
 
 
 @main.group()
@@ -172,15 +222,34 @@ def key() -> None:
 )
 @click.option("--name", default="", help="What the key is for.")
 @click.option("--expires-in", type=Duration(), help="For example 30d; never, if left out.")
+@click.option(
+    "--models", type=Names(), default=(), help="All it may use, such as gpt-4o,gpt-4o-mini."
+)
+@click.option(
+    "--endpoints", type=Names(), default=(), help="All it may use, of chat,completions,embeddings."
+)
 @AS_JSON
 def key_create(
-    project: str, kind: str, name: str, expires_in: float | None, as_json: bool
+    project: str,
+    kind: str,
+    name: str,
+    expires_in: float | None,
+    models: tuple[str, ...],
+    endpoints: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Create a key for PROJECT (an id or a name)."""
 
     async def work(desk: Desk) -> FreshKey:
         found = await desk.projects.find(project)
-        return await desk.keys.create(found.id, kind=kind, name=name, expires_in=expires_in)
+        return await desk.keys.create(
+            found.id,
+            kind=kind,
+            name=name,
+            expires_in=expires_in,
+            models=models,
+            endpoints=endpoints,
+        )
 
     show.fresh_key(_at_desk(work), as_json)
 
@@ -196,8 +265,7 @@ def key_list(project: str, as_json: bool) -> None:
         now = desk.keys.clock()
         return [show.key_row(one, now) for one in await desk.storage.keys.of(found.id)]
 
-    columns = ("id", "kind", "name", "hint", "state", "created_at", "ends_at")
-    show.rows(_at_desk(work), columns, as_json)
+    show.rows(_at_desk(work), show.KEY_COLUMNS, as_json)
 
 
 @key.command("rotate")

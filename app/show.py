@@ -12,11 +12,30 @@ import click
 from app.services.keys import FreshKey, ends_at, is_live
 from app.services.reports import Report
 from domain import reports
+from domain.pricing import dollars
 from domain.project import ApiKey, Project
+
+KEY_COLUMNS = (
+    "id",
+    "kind",
+    "name",
+    "hint",
+    "state",
+    "created_at",
+    "ends_at",
+    "last_used_at",
+    "models",
+    "endpoints",
+)
 
 
 def project_row(project: Project) -> dict[str, Any]:
-    return {"id": project.id, "name": project.name, "plan": project.plan}
+    return {
+        "id": project.id,
+        "name": project.name,
+        "plan": project.plan,
+        "budget_usd": dollars(project.budget) if project.budget else None,
+    }
 
 
 def key_row(key: ApiKey, now: float) -> dict[str, Any]:
@@ -29,6 +48,9 @@ def key_row(key: ApiKey, now: float) -> dict[str, Any]:
         "state": "live" if is_live(key, now) else "ended",
         "created_at": moment(key.created_at),
         "ends_at": moment(ends_at(key)),
+        "last_used_at": moment(key.last_used_at),
+        "models": list(key.models),
+        "endpoints": list(key.endpoints),
     }
 
 
@@ -51,11 +73,15 @@ def fresh_key(fresh: FreshKey, as_json: bool) -> None:
 def rows(found: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
     if as_json:
         return document(found)
-    table = [tuple(columns), *(tuple(str(row[one] or "-") for one in columns) for row in found)]
+    table = [tuple(columns), *(tuple(_cell(row[one]) for one in columns) for row in found)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         words = (word.ljust(width) for word, width in zip(line, widths, strict=True))
         click.echo("  ".join(words).rstrip())
+
+
+def _cell(found: Any) -> str:
+    return str((",".join(found) if isinstance(found, list) else found) or "-")
 
 
 def usage(report: Report) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
+
+from domain.pricing import PICODOLLARS
 from domain.value import value
+
+MOST_BUDGET = 4_000_000
+"""Dollars a month; sums of twice as many still fit into the 64 bits that stores count in."""
 
 PROJECT = "project"
 TEST = "test"
@@ -58,3 +64,21 @@ class Grant:
     budget: int = 0
     models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
+
+
+def read_budget(text: str) -> int:
+    """Dollars as people write them, in picodollars; `none` and `0` are none. Raises ValueError."""
+    if text == "none":
+        return 0
+    try:
+        dollars = Decimal(text)
+    except InvalidOperation:
+        dollars = Decimal(-1)
+    if not (dollars.is_finite() and 0 <= dollars <= MOST_BUDGET):
+        raise ValueError(
+            f"a budget is dollars such as 25 or 0.50, {MOST_BUDGET:,} at most, or none"
+        )
+    picodollars = dollars * PICODOLLARS
+    if picodollars != int(picodollars):
+        raise ValueError("a budget has twelve decimals at most")
+    return int(picodollars)

@@ -49,9 +49,7 @@ def may_use(grant: Grant, model: str, catalogue: Catalogue) -> bool:
     if grant.kind == TEST:
         return False
     wanted = _target(model, catalogue)
-    return wanted is not None and any(
-        wanted == _target(name, catalogue) for name in grant.models
-    )
+    return wanted is not None and any(wanted == _target(name, catalogue) for name in grant.models)
 
 
 def _target(model: str, catalogue: Catalogue) -> tuple[str, str] | None:

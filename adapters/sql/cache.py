@@ -10,7 +10,8 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from math import floor
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from adapters.sql.seen import Seen
 from adapters.sql.sqlite import SqliteThread
 from domain.answer import CacheEntry, CacheKey
 
-WRITE_BEHIND = 0.1
+WRITE_BEHIND = 0.25
 """Seconds that an answer may wait to be written. A kill loses it, which is a miss; memory has it meanwhile."""
 MOST_UNWRITTEN = 8 << 20
+ROWS_AT_ONCE = 250
 
 ROW_BYTES = 200
 """What a row takes beside its blob, with the index and half-filled pages, near enough for a bound."""
@@ -48,6 +50,9 @@ _DELETE_OLDEST = """
                       LIMIT 1)
     RETURNING size
     """
+
+Row = tuple[bytes, int, int, bytes]
+"""Digest, end in epoch milliseconds, size, blob."""
 
 _log = logging.getLogger(__name__)
 
@@ -161,15 +166,21 @@ class SqliteCache:
         return attrs.evolve(entry, expires_at=seconds(row["expires_at"]))
 
     def _write(self, connection: sqlite3.Connection) -> None:
+        """All that waits, in one transaction and few statements: each one costs a hand-over of the interpreter."""
         if not self._unwritten:
             return
         self._count(connection)
+        rows: dict[bytes, Row] = {}
+        while self._unwritten:
+            items, expires_at = self._unwritten.popleft()
+            for key, entry in items:
+                blob = self._encode(key, attrs.evolve(entry, expires_at=expires_at))
+                size = len(blob) + ROW_BYTES
+                rows[key.digest] = (key.digest, floor(expires_at * 1000), size, blob)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            while self._unwritten:
-                items, expires_at = self._unwritten.popleft()
-                for key, entry in items:
-                    self._put(connection, key, attrs.evolve(entry, expires_at=expires_at))
+            for batch in _batches(list(rows.values())):
+                self._put(connection, batch)
             self._make_room(connection, self._clock())
             connection.execute("COMMIT")
         except BaseException:
@@ -178,17 +189,23 @@ class SqliteCache:
                 connection.execute("ROLLBACK")
             raise
 
-    def _put(self, connection: sqlite3.Connection, key: CacheKey, entry: CacheEntry) -> None:
-        blob = self._encode(key, entry)
-        size = len(blob) + ROW_BYTES
-        self._forget(connection, "DELETE FROM answers WHERE digest = ? RETURNING size", key.digest)
-        if size > self._limit:
-            return
-        connection.execute(
-            "INSERT INTO answers (digest, expires_at, size, blob) VALUES (?, ?, ?, ?)",
-            (key.digest, floor(entry.expires_at * 1000), size, blob),
+    def _put(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        """Whatever stood under these keys goes, what is too large for the whole file too."""
+        marks = ", ".join("?" * len(rows))
+        self._forget(
+            connection,
+            f"DELETE FROM answers WHERE digest IN ({marks}) RETURNING size",  # noqa: S608
+            *[row[0] for row in rows],
         )
-        self._held = (self._held or 0) + size
+        kept = [row for row in rows if row[2] <= self._limit]
+        if not kept:
+            return
+        marks = ", ".join(["(?, ?, ?, ?)"] * len(kept))
+        connection.execute(
+            f"INSERT INTO answers (digest, expires_at, size, blob) VALUES {marks}",  # noqa: S608
+            list(chain.from_iterable(kept)),
+        )
+        self._held = (self._held or 0) + sum(row[2] for row in kept)
 
     def _make_room(self, connection: sqlite3.Connection, now: float) -> None:
         if (self._held or 0) <= self._limit:
@@ -201,8 +218,8 @@ class SqliteCache:
             return
         self._forget(connection, _DELETE_OLDEST, too_much)
 
-    def _forget(self, connection: sqlite3.Connection, sql: str, which: bytes | int) -> None:
-        gone = connection.execute(sql, (which,)).fetchall()
+    def _forget(self, connection: sqlite3.Connection, sql: str, *which: bytes | int) -> None:
+        gone = connection.execute(sql, which).fetchall()
         self._held = (self._held or 0) - sum(row["size"] for row in gone)
 
     def _count(self, connection: sqlite3.Connection) -> None:
@@ -226,3 +243,8 @@ class SqliteCache:
             _log.info("the answer cache on disk works again")
             return
         _log.warning("the answer cache on disk does not work: %s", type(trouble).__name__)
+
+
+def _batches(rows: list[Row]) -> Iterator[list[Row]]:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[start : start + ROWS_AT_ONCE]

@@ -72,7 +72,8 @@ class SqlProjects:
 
     async def set_budget(self, project: str, budget: int, /) -> None:
         changed = await self._db.run(
-            "UPDATE projects SET budget = :budget WHERE id = :id", {"id": project, "budget": budget}
+            "UPDATE projects SET budget = :budget WHERE id = :id",
+            {"id": project, "budget": budget},
         )
         if not changed:
             raise _unknown()

@@ -8,13 +8,12 @@ they are of: 6 to 10 us a row, where JSON and triggers took 40.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import add
-from typing import Any, TypeVar
-
-import orjson
+from typing import Any
 
 from adapters.sql.db import Db, millis, without_nul
 from adapters.sql.sqlite import SqliteDb
@@ -25,11 +24,11 @@ from domain.usage import HIT, UsageRecord
 _HOUR, _DAY = millis(HOUR), millis(DAY)
 _DOLLAR = 10**12
 
-_MANY = 64
-"""Rows in one statement. The thread lets go of the interpreter while a statement runs and must take it back from the
-event loop: beside a busy one, `executemany` was seen to take 60 us a row instead of 5."""
-
-_KNOWN = "SELECT id FROM usage_log WHERE id IN (SELECT value FROM json_each(?))"
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""How many rows a statement may have: few lengths, so that all of them stay prepared, and long ones. The thread lets go
+of the interpreter while a statement runs, and beside a busy event loop, to take it back costs more than a hundred rows:
+loop and thread wake each other in vain until the switch interval of 5 ms is over."""
+_SUMS_AT_ONCE = 16
 
 _INSERT = """
     INSERT INTO usage_log (
@@ -39,6 +38,7 @@ _INSERT = """
         cost, avoided, price_version, first_byte_ms, total_ms, cache_reason
     )
     VALUES {rows}
+    ON CONFLICT (id) DO NOTHING
     """
 
 _ADD = """
@@ -63,7 +63,6 @@ _ADD = """
 _ADD_HOURS = _ADD.replace("{table}", "usage_hourly")
 _ADD_DAYS = _ADD.replace("{table}", "usage_daily")
 
-T = TypeVar("T")
 Key = tuple[str, int, str, str]
 """Project, start, provider and model: what a sum is of."""
 Sums = tuple[int, ...]
@@ -86,45 +85,43 @@ def appender(db: Db) -> Callable[[Sequence[UsageRecord]], Awaitable[None]]:
 
 
 def _append(connection: sqlite3.Connection, records: Sequence[UsageRecord]) -> None:
-    added = _unknown(connection, records)
-    _write(connection, _INSERT, added, _row)
-    hours = _by_hour(added)
-    _write(connection, _ADD_HOURS, [*hours.items()], _sums_row)
-    _write(connection, _ADD_DAYS, [*_by_day(hours).items()], _sums_row)
+    hours = _by_hour(_add(connection, records))
+    _add_sums(connection, _ADD_HOURS, hours)
+    _add_sums(connection, _ADD_DAYS, _by_day(hours))
 
 
-def _unknown(
-    connection: sqlite3.Connection, records: Sequence[UsageRecord]
-) -> Sequence[UsageRecord]:
-    """Each once."""
-    given = {record.id: record for record in records}
-    for (known,) in connection.execute(_KNOWN, [orjson.dumps([*given]).decode()]):
-        given.pop(known, None)
-    return [*given.values()]
+def _add(connection: sqlite3.Connection, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
+    """Those that are new, each once."""
+    [(last,)] = connection.execute("SELECT MAX(rowid) FROM usage_log")
+    added = 0
+    for begin in range(0, len(records), _SIZES[-1]):
+        rows = [_row(record) for record in records[begin : begin + _SIZES[-1]]]
+        # What is there once more is not added, so that the last row may fill up.
+        size = _SIZES[bisect_left(_SIZES, len(rows))]
+        added += _insert(connection, _INSERT, rows + rows[-1:] * (size - len(rows)))
+    if added == len(records):
+        return records
+    # A new row's number is above all others (https://www.sqlite.org/autoinc.html).
+    found = connection.execute("SELECT id FROM usage_log WHERE rowid > ?", [last or 0])
+    new = {id for (id,) in found}
+    # Of two with the same id the first one was taken.
+    return [one for one in {one.id: one for one in reversed(records)}.values() if one.id in new]
 
 
-def _write(
-    connection: sqlite3.Connection,
-    sql: str,
-    items: Sequence[T],
-    row: Callable[[T], tuple[Any, ...]],
-) -> None:
-    for some in _slices(items):
-        values = [row(item) for item in some]
-        marks = f"({', '.join('?' * len(values[0]))})"
-        connection.execute(
-            sql.format(rows=", ".join([marks] * len(values))), [*chain.from_iterable(values)]
-        )
+def _add_sums(connection: sqlite3.Connection, sql: str, sums: Mapping[Key, Sums]) -> None:
+    rows = [
+        (*key, *counts, *divmod(cost, _DOLLAR), *divmod(avoided, _DOLLAR))
+        for key, (*counts, cost, avoided) in sums.items()
+    ]
+    for begin in range(0, len(rows), _SUMS_AT_ONCE):
+        _insert(connection, sql, rows[begin : begin + _SUMS_AT_ONCE])
 
 
-def _slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Of `_MANY`, and what is left by halves of it: so few lengths that all statements stay prepared."""
-    begin, size = 0, _MANY
-    while begin < len(items):
-        while size > len(items) - begin:
-            size //= 2
-        yield items[begin : begin + size]
-        begin += size
+def _insert(connection: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """How many rows it changed."""
+    marks = f"({', '.join('?' * len(rows[0]))})"
+    statement = sql.format(rows=", ".join([marks] * len(rows)))
+    return connection.execute(statement, [*chain.from_iterable(rows)]).rowcount
 
 
 def _row(record: UsageRecord) -> tuple[Any, ...]:
@@ -189,8 +186,3 @@ def _sums(records: Sequence[UsageRecord]) -> Sums:
         sum([one.cost or 0 for one in records]),
         sum([one.avoided or 0 for one in records]),
     )
-
-
-def _sums_row(item: tuple[Key, Sums]) -> tuple[Any, ...]:
-    key, (*counts, cost, avoided) = item
-    return (*key, *counts, *divmod(cost, _DOLLAR), *divmod(avoided, _DOLLAR))

@@ -54,7 +54,7 @@ class Exporter(Generic[T]):
         waiting = len(self._waiting)
         if waiting >= self._limit:
             self.dropped += 1
-        self._try([item])
+        self._waiting.append(item)
         if waiting == HASTE:
             self._wake.set()
         if self._thread is None and not self._closing:

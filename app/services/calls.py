@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from attrs import field
 
+from domain.errors import ApiError
 from domain.headers import Headers
+from domain.project import Grant
 from domain.request import Endpoint
 from domain.value import value
 
@@ -16,7 +18,10 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 @value
 class Call:
-    """One POST to the proxy, as it came: `bearer` is the presented key, `began` monotonic seconds."""
+    """One POST to the proxy, as it came: `bearer` is the presented key, `began` monotonic seconds.
+
+    `address` is the one that the connection comes from.
+    """
 
     id: str
     endpoint: Endpoint
@@ -25,6 +30,7 @@ class Call:
     cache_ttl: str
     raw: bytes = field(repr=False)
     began: float
+    address: str = ""
 
 
 @value
@@ -38,7 +44,14 @@ class Answer:
 
 @value
 class StreamAnswer:
-    """An answer that is still being made. The frames raise ApiError; before the first one it is a plain error."""
+    """An answer that is still being made. The frames raise ApiError; before the first one it is a plain error.
+
+    `digest` is that of its key, for which `grant` was given. Who ends it early, since the key is good no more, says so
+    to `revoke` and then closes the frames; False means that all is told already.
+    """
 
     headers: Headers
     frames: AsyncGenerator[bytes, None]
+    grant: Grant
+    digest: bytes
+    revoke: Callable[[ApiError], bool]

@@ -9,6 +9,7 @@ from attrs import define, evolve
 from domain import apikey
 from domain.errors import InvalidRequest, NotFound
 from domain.project import ApiKey
+from domain.scope import check_restrictions
 from domain.value import value
 from ports.storage import Keys
 
@@ -35,9 +36,16 @@ class KeyRing:
     random: Callable[[int], bytes]
 
     async def create(
-        self, project: str, *, kind: str, name: str = "", expires_in: float | None = None
+        self,
+        project: str,
+        *,
+        kind: str,
+        name: str = "",
+        expires_in: float | None = None,
+        models: tuple[str, ...] = (),
+        endpoints: tuple[str, ...] = (),
     ) -> FreshKey:
-        """`expires_in` seconds from now; None never expires."""
+        """`expires_in` seconds from now; None never expires. `models` and `endpoints` are all it may ask for."""
         if len(name) > MAX_NAME or not name.isprintable():
             raise InvalidRequest(
                 f"A key's name has up to {MAX_NAME} printable characters.", param="name"
@@ -46,6 +54,7 @@ class KeyRing:
             raise InvalidRequest(
                 "A key that has expired already is of no use.", param="expires_in"
             )
+        check_restrictions(models, endpoints)
         now = self.clock()
         return await self._keep(
             ApiKey(
@@ -57,14 +66,16 @@ class KeyRing:
                 created_at=now,
                 expires_at=None if expires_in is None else now + expires_in,
                 revoked_at=None,
+                models=models,
+                endpoints=endpoints,
             )
         )
 
     async def rotate(self, key_id: str, *, grace: float) -> FreshKey:
         """A new key in the place of the old one, which works until `grace` seconds have passed.
 
-        The new key takes over the old one's kind and name; if that one was to expire, the new one lives as
-        long as it was given at first.
+        The new key takes over the old one's kind, name and restrictions; if that one was to expire, the new one lives
+        as long as it was given at first.
         """
         old = await self.keys.find(key_id)
         now = self.clock()
@@ -79,6 +90,7 @@ class KeyRing:
                 created_at=now,
                 expires_at=None if lifetime is None else now + lifetime,
                 revoked_at=None,
+                last_used_at=None,
             )
         )
         # The new key is kept first: if ending the old one fails, nobody is locked out.

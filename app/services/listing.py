@@ -14,6 +14,7 @@ from domain.errors import ApiError, ModelNotFound
 from domain.models import ListedModel
 from domain.project import TEST, Grant
 from domain.routing import Catalogue
+from domain.scope import may_use
 from ports.providers import Provider
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,10 @@ AFTER_FAILURE = 30.0
 
 @define
 class Listing:
-    """Until a provider has answered, its models are the packaged table's. Test keys see the whole table."""
+    """Until a provider has answered, its models are the packaged table's. Test keys see the whole table.
+
+    A key that is limited to some models sees those.
+    """
 
     providers: Mapping[str, Provider]
     catalogue: Catalogue
@@ -62,12 +66,19 @@ class Listing:
 
     def all(self, grant: Grant) -> bytes:
         return orjson.dumps(
-            {"object": "list", "data": [_document(model) for model in self._seen_by(grant)]}
+            {
+                "object": "list",
+                "data": [
+                    _document(model)
+                    for model in self._seen_by(grant)
+                    if may_use(grant, model.id, self.catalogue)
+                ],
+            }
         )
 
     def one(self, grant: Grant, wanted: str) -> bytes:
         for model in self._seen_by(grant):
-            if model.id == wanted:
+            if model.id == wanted and may_use(grant, wanted, self.catalogue):
                 return orjson.dumps(_document(model))
         raise ModelNotFound(wanted)
 

@@ -17,6 +17,8 @@ from domain.request import Endpoint, ProxyRequest
 from domain.usage import DENIED, FAILED, HIT, Usage, UsageRecord
 from ports.storage import Journal
 
+KEY_REVOKED = "key_revoked"
+"""The reason of a stream that was ended because its key had."""
 NOTHING = Usage()
 NO_HEADERS: Headers = {}
 
@@ -65,6 +67,14 @@ class Line:
         self.usage = usage
         self.cost = None if self.price is None else cost_of(usage, self.price, service_tier)
         return self.cost
+
+    def revoked(self, error: ApiError) -> bool:
+        """The key ended before the answer did. False if the row is closed already."""
+        if self.closed:
+            return False
+        self.refused(error)
+        self.reason = KEY_REVOKED
+        return True
 
     def refused(self, error: ApiError) -> None:
         """Denied is what no provider ever saw; failed is what one may have charged for."""

@@ -18,7 +18,7 @@ from app.services.background import BUSY, Background
 from app.services.calls import EVENTS, Answer, Call, StreamAnswer
 from app.services.embedding import Embedding
 from app.services.gate import Gate
-from app.services.metering import NOTHING, Line, Metering
+from app.services.metering import KEY_REVOKED, NOTHING, Line, Metering
 from app.services.textcompletions import TextCompletions
 from domain.answer import CacheEntry, CacheKey, Completion, Document
 from domain.cachekey import cache_key, raw_digest
@@ -39,6 +39,7 @@ from domain.pricing import estimate_tokens, prompt_estimate
 from domain.project import TEST, Grant
 from domain.request import Endpoint, ProxyRequest, parse_request, prompt_text
 from domain.routing import Catalogue, route, sandbox_route
+from domain.scope import check_endpoint, check_model
 from domain.sse import DONE
 from domain.usage import CLIENT_GONE, MISS, Usage
 from domain.value import value
@@ -94,6 +95,8 @@ class Proxy:
         entry = self.cache.peek(recall.key)
         if entry is None or not young_enough(entry, recall.lookup, self.clock()):
             return None
+        if (grant.models or grant.endpoints) and not self._permitted(grant, recall.request):
+            return None
         line = self.metering.line(call.id, grant, call.endpoint, call.began)
         line.ask(recall.request, recall.route)
         try:
@@ -108,7 +111,7 @@ class Proxy:
 
     async def serve(self, call: Call) -> Answer | StreamAnswer:
         """Raises ApiError. A call whose caller is known leaves exactly one row in the ledger."""
-        grant = await self.admission.admit(call.bearer)
+        grant = await self.admission.admit(call.bearer, call.address)
         line = self.metering.line(call.id, grant, call.endpoint, call.began)
         try:
             return await self._answer(call, grant, line)
@@ -133,14 +136,13 @@ class Proxy:
         self.gate.leave(line)
 
     async def _answer(self, call: Call, grant: Grant, line: Line) -> Answer | StreamAnswer:
-        request = parse_request(call.endpoint, call.raw)
-        to = self._route(grant, request)
-        controls = DEFAULT_CONTROLS
-        if call.cache_control or call.cache_ttl:
-            controls = parse_controls(call.cache_control, call.cache_ttl)
-        lookup = plan_lookup(request, controls, self.ttls[call.endpoint])
-        line.ask(request, to)
         admitted = self.gate.admit(line)
+        try:
+            request, to, lookup = self._understood(call, grant, line)
+        except Exception:
+            # It counts as every request does, and its refusal tells the plan's numbers.
+            await admitted
+            raise
         if call.endpoint is Endpoint.EMBEDDINGS:
             await admitted
             with self._slot():
@@ -164,9 +166,37 @@ class Proxy:
         journey = Journey(request, to, lookup, key, line, self._maker(request, to), tokens)
         if request.stream:
             line.status = STREAMING
-            return StreamAnswer(self._stream_headers(journey), self._stream(journey))
+            return StreamAnswer(
+                self._stream_headers(journey),
+                self._stream(journey),
+                grant,
+                self.admission.digest(call.bearer),
+                line.revoked,
+            )
         with self._slot():
             return await self._complete(journey)
+
+    def _understood(
+        self, call: Call, grant: Grant, line: Line
+    ) -> tuple[ProxyRequest, Route, Lookup]:
+        check_endpoint(grant, call.endpoint)
+        request = parse_request(call.endpoint, call.raw)
+        to = self._route(grant, request)
+        check_model(grant, request.model, self.catalogue)
+        controls = DEFAULT_CONTROLS
+        if call.cache_control or call.cache_ttl:
+            controls = parse_controls(call.cache_control, call.cache_ttl)
+        lookup = plan_lookup(request, controls, self.ttls[call.endpoint])
+        line.ask(request, to)
+        return request, to, lookup
+
+    def _permitted(self, grant: Grant, request: ProxyRequest) -> bool:
+        try:
+            check_endpoint(grant, request.endpoint)
+            check_model(grant, request.model, self.catalogue)
+        except ApiError:
+            return False
+        return True
 
     def _route(self, grant: Grant, request: ProxyRequest) -> Route:
         if grant.kind == TEST:
@@ -315,7 +345,8 @@ class Proxy:
         if line.dispatched:
             tier = None if stream is None else stream.service_tier
             usage = told.usage
-            if usage is None and (line.outcome == CLIENT_GONE or folder.characters):
+            left = line.outcome == CLIENT_GONE or line.reason == KEY_REVOKED
+            if usage is None and (left or folder.characters):
                 usage = _estimated(journey, folder.text())
             line.paid(usage or NOTHING, tier)
             if line.outcome == MISS:

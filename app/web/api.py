@@ -57,7 +57,9 @@ class Handler(RequestHandler):
 
     async def prepare(self) -> None:
         if self.auth == KEY:
-            self.grant: Grant = await self.rooms.admission.admit(self._bearer())
+            self.grant: Grant = await self.rooms.admission.admit(
+                self._bearer(), self.request.remote_ip or ""
+            )
 
     def _bearer(self) -> str:
         scheme, _, bearer = self.request.headers.get("Authorization", "").partition(" ")

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from attrs import define
@@ -36,6 +36,7 @@ from domain.errors import (
     UnsupportedMedia,
     UpstreamTimeout,
 )
+from domain.project import Grant
 from domain.request import Endpoint
 from domain.requestid import RANDOM_BYTES, request_id
 from domain.sse import HEARTBEAT
@@ -115,6 +116,10 @@ class Front(HTTPServerConnectionDelegate):
             exchange.connection.close()
         self.waiting.clear()
 
+    def streams(self) -> Iterator[Exchange]:
+        """Those whose streamed answer is being made."""
+        return (exchange for exchange in self.running if exchange.streamed is not None)
+
     def fresh_id(self) -> str:
         return request_id(self.clock(), os.urandom(RANDOM_BYTES))
 
@@ -137,6 +142,8 @@ class Exchange(HTTPMessageDelegate):
         self._old = self._last = self._bodiless = self._measured = False
         self._blocked = False
         self._task: asyncio.Task[None] | None = None
+        self.streamed: StreamAnswer | None = None
+        self._ending: ApiError | None = None
         self._head_sent = False
         self._written_at = 0.0
         self._beat: asyncio.TimerHandle | None = None
@@ -251,6 +258,7 @@ class Exchange(HTTPMessageDelegate):
             headers.get("X-Watchllm-Cache-Ttl", ""),
             b"".join(self._pieces),
             self.front.monotonic(),
+            getattr(self.connection.context, "remote_ip", ""),
         )
 
     # --- answering ----------------------------------------------------------------------------------
@@ -269,8 +277,9 @@ class Exchange(HTTPMessageDelegate):
         except StreamClosedError:
             pass
         except asyncio.CancelledError:
-            # Only the client's leaving, or the end of a drain, cancels this task; both are told elsewhere.
-            pass
+            # The client's leaving and the end of a drain are told elsewhere; what else cancels this task is its key's end.
+            if self._ending is not None:
+                self._error(self._ending)
         except Exception:  # noqa: BLE001  as in `finish`
             self._crashed()
         finally:
@@ -278,6 +287,7 @@ class Exchange(HTTPMessageDelegate):
 
     async def _pump(self, answer: StreamAnswer) -> None:
         """Frames to the socket, one at a time, waiting whenever the client reads slower than the provider writes."""
+        self.streamed = answer
         loop = asyncio.get_running_loop()
         self._written_at = loop.time()
         self._beat = loop.call_later(self.front.limits.heartbeat, self._heartbeat, answer)
@@ -327,6 +337,8 @@ class Exchange(HTTPMessageDelegate):
     def _end(self, last: bytes) -> None:
         flushed = self.connection.write(last) if last or self._old else None
         self.connection.finish()
+        if flushed is not None:
+            self._see_off(flushed)
         if self._old and flushed is not None:
             flushed.add_done_callback(lambda _: self.connection.close())
 
@@ -350,9 +362,26 @@ class Exchange(HTTPMessageDelegate):
 
     def cut(self) -> None:
         """The drain's grace is over: a running stream is told so, and ends."""
+        self._ending = None
         if self._head_sent:
             self._error(UpstreamTimeout("This server is going away; ask again."))
         self.left()
+
+    @property
+    def grant(self) -> Grant:
+        assert self.streamed is not None
+        return self.streamed.grant
+
+    @property
+    def digest(self) -> bytes:
+        assert self.streamed is not None
+        return self.streamed.digest
+
+    def end(self, error: ApiError) -> None:
+        """The key of a running stream is good no more: its row is closed first, then its caller is told."""
+        if self.streamed is not None and self.streamed.revoke(error):
+            self._ending = error
+            self.left()
 
     def _whole(self, answer: Answer) -> None:
         self._see_off(

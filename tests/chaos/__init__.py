@@ -1,0 +1,1 @@
+"""The promises of docs/chaos.md against real servers that are killed, stopped, cut off and flooded."""

@@ -1,0 +1,171 @@
+"""`python -m tests.chaos.broken WHAT serve`: the server without one of its guards, for the negative controls.
+
+The product has no switch for any of this: the guard is taken out of the running program, here. `skewed` and `budget`
+break nothing; they put workers' clocks five minutes apart, and give every key a budget of its environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from attrs import evolve
+
+SKEWS = (300.0, -300.0, 0.0, 0.0)
+BUDGET = "CHAOS_BUDGET"
+"""Picodollars; read by this module alone."""
+
+
+def journal() -> None:
+    """Rows are kept in memory until the ledger has them."""
+    from adapters.journal.disk import DiskJournal
+
+    def open_(self: DiskJournal, record: Any) -> None:
+        self._begun()
+
+    def close(self: DiskJournal, record: Any) -> None:
+        self._unsaved.append(record)
+
+    DiskJournal.open = open_  # type: ignore[method-assign]
+    DiskJournal.close = close  # type: ignore[method-assign]
+
+
+def deaf() -> None:
+    """A client's leaving stops nothing."""
+    from app.web.front import Exchange
+
+    Exchange.left = lambda self: None  # type: ignore[method-assign]
+
+
+def limits() -> None:
+    """Each process counts for itself."""
+    from adapters.memory.limits import MemoryBudgets, MemoryLimits
+    from app import build
+
+    gate = build.Gate
+
+    def alone(limits: Any, budgets: Any, plans: Any, clock: Any) -> Any:
+        return gate(MemoryLimits(), MemoryBudgets(), plans, clock)
+
+    build.Gate = alone  # type: ignore[assignment,misc]
+
+
+def breaker() -> None:
+    """A Redis that has just failed is asked again and again."""
+    from adapters.redis.breaker import Breaker
+
+    Breaker.trip = lambda self, reason: None  # type: ignore[method-assign]
+
+
+def held() -> None:
+    """No key outlives the database."""
+    from adapters.held import HeldGrants
+
+    HeldGrants.peek = lambda self, digest: None  # type: ignore[method-assign]
+    HeldGrants._usable = lambda self, digest: None  # type: ignore[method-assign]
+
+
+def watch() -> None:
+    """Nobody looks whether a key was revoked."""
+    from adapters.held import HeldGrants
+
+    async def asleep(self: HeldGrants, every: float = 1.0) -> None:
+        await asyncio.Event().wait()
+
+    HeldGrants.watch = asleep  # type: ignore[method-assign]
+
+
+def drain() -> None:
+    """At a signal, what runs is cut."""
+    from app import main
+
+    patient = main._drain
+
+    async def at_once(house: Any, server: Any, grace: float, again: asyncio.Event) -> None:
+        await patient(house, server, 0.0, again)
+
+    main._drain = at_once
+
+
+def leak() -> None:
+    """Every row is kept in memory for ever, with some weight."""
+    from app.services.metering import Metering
+
+    kept: list[Any] = []
+    close = Metering.close
+
+    def closing(self: Metering, line: Any) -> None:
+        kept.append((line, bytes(20_000)))
+        close(self, line)
+
+    Metering.close = closing  # type: ignore[method-assign]
+
+
+def slots() -> None:
+    """Any number of calls may be under way."""
+    from app.services.proxy import Slot
+
+    Slot.__enter__ = lambda self: None  # type: ignore[method-assign]
+    Slot.__exit__ = lambda self, *error: None  # type: ignore[method-assign]
+
+
+def skewed() -> None:
+    """The first worker's clock is five minutes ahead, the second's as much behind."""
+    forks = 0
+    real = time.time
+
+    def forked() -> None:
+        nonlocal forks
+        forks += 1
+
+    def shifted() -> None:
+        shift = SKEWS[(forks - 1) % len(SKEWS)]
+        time.time = lambda: real() + shift
+
+    os.register_at_fork(before=forked, after_in_child=shifted)
+
+
+def budget() -> None:
+    """Every key's project may spend what the environment says."""
+    from adapters.sql.keys import SqlKeys
+
+    amount = int(os.environ[BUDGET])
+    ask = SqlKeys.grant
+
+    async def grant(self: SqlKeys, digest: bytes, /) -> Any:
+        found = await ask(self, digest)
+        return None if found is None else evolve(found, budget=amount)
+
+    SqlKeys.grant = grant  # type: ignore[method-assign]
+
+
+def racing() -> None:
+    """The same, but each process counts its own money."""
+    budget()
+    limits()
+
+
+GUARDS: dict[str, Callable[[], None]] = {
+    one.__name__: one
+    for one in (
+        *(journal, deaf, limits, breaker, held, watch, drain, leak, slots),
+        *(skewed, budget, racing),
+    )
+}
+
+
+def main() -> None:
+    what, *words = sys.argv[1:]
+    GUARDS[what]()
+    sys.argv = ["watchllm", *words]
+    from app.cli import main as watchllm
+
+    watchllm()
+
+
+if __name__ == "__main__":
+    main()
