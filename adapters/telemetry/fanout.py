@@ -15,17 +15,17 @@ class Fanout:
     """An Observer over any number of them, none included. One that fails keeps nothing from the others."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = tuple(observers)
+        self.observers = tuple(observers)
 
     def exchange(self, record: UsageRecord, stages: Sequence[Stage] = (), /) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             try:
                 observer.exchange(record, stages)
             except Exception:
                 log.exception("an observer failed")
 
     def crash(self, error: BaseException, where: str, /, **tags: str) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             try:
                 observer.crash(error, where, **tags)
             except Exception:

@@ -46,7 +46,7 @@ class Prometheus:
         self._failing = False
         if slots is not None:
             before = slots.inherited()
-            pass
+            tally.cells.update(before.cells)
             tally.counters.update(before.counters)
 
     async def text(self) -> bytes:

@@ -33,10 +33,16 @@ class Gate:
         return True
 
     def admit(self, line: Line) -> Awaitable[None]:
-        """Counts the request, however long it takes. The question has left when this returns."""
+        """Counts the request, however long it takes. The question has left when this returns.
+
+        Raises the refusal, now if it is known already.
+        """
         ask = self._ask(line)
         verdict = self.limits.at_once(ask)
-        return self._hear(line, ask, self.limits.admit(ask) if verdict is None else verdict)
+        if verdict is None:
+            return self._hear(line, ask, self.limits.admit(ask))
+        self._rule(line, ask, verdict)
+        return _passed()
 
     async def reserve(self, line: Line, request: ProxyRequest) -> None:
         """Sets aside what the call may cost at most. Raises when the month's budget does not hold it."""
@@ -63,8 +69,8 @@ class Gate:
         plan = self.plans.get(line.grant.plan, STRICTEST)
         return Ask(line.grant.project, plan, line.id, self.clock())
 
-    async def _hear(self, line: Line, ask: Ask, answer: Verdict | Awaitable[Verdict]) -> None:
-        self._rule(line, ask, answer if isinstance(answer, Verdict) else await answer)
+    async def _hear(self, line: Line, ask: Ask, answer: Awaitable[Verdict]) -> None:
+        self._rule(line, ask, await answer)
 
     def _rule(self, line: Line, ask: Ask, verdict: Verdict) -> None:
         line.limits = limit_headers(verdict)
@@ -72,3 +78,7 @@ class Gate:
         if refused is not None:
             raise refused
         line.admitted = ask
+
+
+async def _passed() -> None:
+    return None

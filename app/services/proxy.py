@@ -136,13 +136,13 @@ class Proxy:
         self.gate.leave(line)
 
     async def _answer(self, call: Call, grant: Grant, line: Line) -> Answer | StreamAnswer:
-        admitted = self.gate.admit(line)
         try:
             request, to, lookup = self._understood(call, grant, line)
-        except Exception:
+        except ApiError:
             # It counts as every request does, and its refusal tells the plan's numbers.
-            await admitted
+            await self.gate.admit(line)
             raise
+        admitted = self.gate.admit(line)
         if call.endpoint is Endpoint.EMBEDDINGS:
             await admitted
             with self._slot():
@@ -154,8 +154,11 @@ class Proxy:
             self._recall(call, grant, Recall(key, lookup, _delivery_only(request), to))
             # Both questions are on their way before either is waited for.
             found = self.cache.get_many([key])
-            await admitted
-            [entry] = await found
+            try:
+                await admitted
+            finally:
+                # What was asked is waited for, also by who is refused.
+                [entry] = await found
             if entry is not None and young_enough(entry, lookup, self.clock()):
                 hit = self._hit(line, request, entry)
                 if hit is not None:

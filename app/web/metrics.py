@@ -8,6 +8,7 @@ from tornado.web import Application, RequestHandler
 
 from app.web.api import OPEN, Handler
 
+CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 Page = Callable[[], Awaitable[bytes]]
 
 
@@ -18,7 +19,7 @@ class MetricsRoute(Handler):
 
     async def get(self) -> None:
         metrics: Page = self.settings["metrics"]
-        self.set_header("Content-Type", self.settings["metrics_type"])
+        self.set_header("Content-Type", CONTENT_TYPE)
         self.finish(await metrics())
 
 
@@ -29,17 +30,16 @@ class OwnPort(RequestHandler):
         self.clear_header("Server")
 
     async def get(self) -> None:
-        self.set_header("Content-Type", self.settings["metrics_type"])
+        self.set_header("Content-Type", CONTENT_TYPE)
         self.finish(await self.settings["metrics"]())
 
     def compute_etag(self) -> None:
         """Never the same twice."""
 
 
-def own_port(page: Page, content_type: str) -> Application:
+def own_port(page: Page) -> Application:
     return Application(
         [(r"/metrics", OwnPort)],
         metrics=page,
-        metrics_type=content_type,
         log_function=lambda _: None,
     )

@@ -288,6 +288,22 @@ async def test_a_key_ends_by_the_clock(grants, source, clock, time):
         await grants.grant(KEY)
 
 
+async def test_what_was_vouched_for(grants, source, clock, time):
+    """A good key is known as one while it is in doubt, not fresh any more or not to be asked for; an ended one is not."""
+    source.grants[KEY] = evolve(GRANT, ends_at=clock() + 10)
+    assert not grants.vouched(KEY)
+    await grants.grant(KEY)
+    await grants.grant(OTHER)
+    await settle()
+    await grants.notice_changes()
+    time.advance(FRESH)
+    assert grants.peek(KEY) is None
+    assert (True, False) == (grants.vouched(KEY), grants.vouched(OTHER))
+    clock.advance(10)
+
+    assert not grants.vouched(KEY)
+
+
 # --- the database is away -------------------------------------------------------------------------------
 
 

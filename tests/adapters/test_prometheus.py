@@ -162,7 +162,8 @@ async def test_no_counter_ever_goes_back(clock: Clock, tmp_path: Path) -> None:
     both = metrics(clock, tmp_path), metrics(clock, tmp_path)
     told = 0.0
     for step in range(20):
-        both[0].tally.exchange(record(step))
+        for number in range(9):
+            both[0].tally.exchange(record(number))
         both[1].tally.exchange(record(step))
         now = (await samples(both[step % 2])).get(HITS, 0)
         assert now >= told
@@ -270,7 +271,7 @@ async def test_a_source_that_fails_hides_only_itself(clock: Clock) -> None:
 
 async def test_a_port_of_its_own_tells_nothing_else(clock: Clock) -> None:
     """`GET /metrics` as Prometheus asks for it, and 404 for the rest."""
-    server = HTTPServer(own_port(metrics(clock).text, CONTENT_TYPE))
+    server = HTTPServer(own_port(metrics(clock).text))
     [socket] = bind_sockets(0, "127.0.0.1")
     server.add_sockets([socket])
     root = f"http://127.0.0.1:{socket.getsockname()[1]}"

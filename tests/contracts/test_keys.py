@@ -115,7 +115,10 @@ async def test_every_change_of_a_grant_is_numbered(keys: SqlKeys, db: Db) -> Non
     changes: list[Callable[[], object]] = [
         lambda: keys.add(KEY, DIGEST),
         lambda: projects.set_plan("p_1", "pro"),
+        lambda: projects.set_budget("p_1", 5),
         lambda: projects.purge_cache("p_1"),
+        lambda: db.run("UPDATE api_keys SET models = '[\"m\"]'"),
+        lambda: db.run("UPDATE api_keys SET endpoints = '[\"chat\"]'"),
         lambda: keys.end("k_1", NOW),
         lambda: db.run("DELETE FROM api_keys"),
     ]
@@ -124,6 +127,59 @@ async def test_every_change_of_a_grant_is_numbered(keys: SqlKeys, db: Db) -> Non
         assert before == await keys.sequence()
         await change()  # type: ignore[misc]
         assert await keys.sequence() > before
+
+
+async def test_a_grant_has_its_limits(keys: SqlKeys, db: Db) -> None:
+    """The project's budget and what the key may ask for, in the key's order."""
+    limited = attrs.evolve(KEY, models=("gpt-4o", "a:b/c"), endpoints=("chat", "embeddings"))
+    await SqlProjects(db).set_budget("p_1", 4 * 10**18)
+    await keys.add(limited, DIGEST)
+
+    grant = await keys.grant(DIGEST)
+
+    assert grant is not None
+    assert 4 * 10**18 == grant.budget
+    assert (limited.models, limited.endpoints) == (grant.models, grant.endpoints)
+    assert limited == await keys.find("k_1")
+
+
+@pytest.mark.parametrize("stored", ["", "gpt-4o", "{}", "null", "[1]", '"gpt-4o"'])
+@pytest.mark.parametrize("column", ["models", "endpoints"])
+async def test_limits_that_cannot_be_read(keys: SqlKeys, db: Db, column: str, stored: str) -> None:
+    """Written by hand and wrong: no grant at all rather than one without limits."""
+    await keys.add(KEY, DIGEST)
+    await db.run(f"UPDATE api_keys SET {column} = :stored", {"stored": stored})
+
+    with pytest.raises(ApiError):
+        await keys.grant(DIGEST)
+
+
+async def test_last_use_moves_on_and_changes_no_grant(keys: SqlKeys) -> None:
+    """Many at once, never back; unknown keys are ignored, and nobody has to ask again for any grant."""
+    await keys.add(KEY, DIGEST)
+    await keys.add(attrs.evolve(KEY, id="k_2"), sha256(b"second").digest())
+    before = await keys.sequence()
+
+    for uses, first, second in (
+        ({}, None, None),
+        ({"k_1": NOW + 1.5, "k_9'\"": NOW}, NOW + 1.5, None),
+        ({"k_1": NOW, "k_2": NOW + 2}, NOW + 1.5, NOW + 2),
+        ({"k_2": NOW + 3, "k_1": NOW + 3}, NOW + 3, NOW + 3),
+    ):
+        await keys.note_used(uses)
+        assert [first, second] == [key.last_used_at for key in await keys.of("p_1")]
+    assert before == await keys.sequence()
+
+
+async def test_last_use_of_many_keys(keys: SqlKeys) -> None:
+    """One statement takes as many keys as a process knows."""
+    await keys.add(KEY, DIGEST)
+
+    await keys.note_used({f"k_{number}": NOW + number for number in range(50_000)})
+
+    found = await keys.find("k_1")
+    assert found is not None
+    assert NOW + 1 == found.last_used_at
 
 
 async def test_a_key_cannot_be_read_back(keys: SqlKeys, db: Db) -> None:
@@ -143,5 +199,8 @@ async def test_a_key_cannot_be_read_back(keys: SqlKeys, db: Db) -> None:
         "created_at",
         "expires_at",
         "revoked_at",
+        "models",
+        "endpoints",
+        "last_used_at",
     }
     assert columns == set(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from adapters.sql.db import Db
@@ -82,10 +83,22 @@ async def test_plan_and_cache_epoch(projects: SqlProjects) -> None:
     assert Project("p_1", "shop", "pro", 2, SHOP.created_at) == await projects.find("p_1")
 
 
+async def test_a_budget(projects: SqlProjects) -> None:
+    """Kept to the picodollar, from its beginning on or later; 0 takes it away."""
+    await projects.add(attrs.evolve(SHOP, budget=1))
+    assert [1] == [one.budget for one in await projects.all()]
+
+    for budget in (4 * 10**18, 0):
+        await projects.set_budget("p_1", budget)
+        assert attrs.evolve(SHOP, budget=budget) == await projects.find("p_1")
+
+
 async def test_changing_an_unknown_project(projects: SqlProjects) -> None:
     """A project that is not there is an error, not a silent nothing."""
     with pytest.raises(NotFound):
         await projects.set_plan("p_9", "pro")
+    with pytest.raises(NotFound):
+        await projects.set_budget("p_9", 1)
     with pytest.raises(NotFound):
         await projects.purge_cache("p_9")
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 
 import pytest
-from attrs import define
+from attrs import define, evolve, field
 
 from adapters.sql.keys import SqlKeys
 from adapters.sql.migrate import migrate
 from adapters.sql.projects import SqlProjects
 from adapters.sql.sqlite import SqliteDb
+from app.services import throttle
+from app.services.admission import Admission, Uses
 from app.services.keys import FreshKey, KeyRing, ends_at, is_live
 from app.services.projects import ProjectBook, first_start
+from app.services.throttle import Throttle
+from app.services.watching import Watching
 from domain import apikey
-from domain.errors import InvalidRequest, NotFound, Unavailable
+from domain.errors import (
+    ApiError,
+    InvalidKey,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    Unavailable,
+)
 from domain.project import PROJECT, TEST, ApiKey, Grant
 from tests.conftest import Clock
 from tests.support.fixtures import async_fixture
@@ -86,7 +98,18 @@ async def test_a_key_expires(desk: Desk, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", [{"expires_in": 0.0}, {"name": "x" * 101}, {"name": "a\nb"}, {"name": "\x1b[31m"}]
+    "wanted",
+    [
+        {"expires_in": 0.0},
+        {"name": "x" * 101},
+        {"name": "a\nb"},
+        {"name": "\x1b[31m"},
+        {"models": ("gpt 4o",)},
+        {"models": ("",)},
+        {"models": tuple(f"m{number}" for number in range(101))},
+        {"endpoints": ("chat", "images")},
+        {"endpoints": ("chat/completions",)},
+    ],
 )
 async def test_what_makes_no_key(desk: Desk, wanted: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
@@ -142,6 +165,21 @@ async def test_a_second_rotation_cannot_prolong_the_grace(desk: Desk, clock: Clo
 
     clock.advance(10)
     assert None is await desk.grant(old.key)
+
+
+async def test_limits_outlive_a_rotation(desk: Desk) -> None:
+    """A key that was limited is not replaced by one that may do anything."""
+    project = await desk.book.create("acme", plan="free")
+    limits = {"models": ("gpt-4o",), "endpoints": ("chat",)}
+    old = await desk.ring.create(project.id, kind=PROJECT, **limits)
+    await desk.keys.note_used({old.id: 1_800_000_000.0})
+    new = await desk.ring.rotate(old.id, grace=0)
+    grant = await desk.grant(new.key)
+    listed = await desk.keys.find(new.id)
+
+    assert grant is not None
+    assert listed is not None
+    assert (("gpt-4o",), ("chat",), None) == (grant.models, grant.endpoints, listed.last_used_at)
 
 
 async def test_an_ended_key_is_not_rotated(desk: Desk) -> None:
@@ -221,3 +259,216 @@ async def test_a_first_start_gives_both_keys_once(desk: Desk) -> None:
     assert TEST == apikey.kind_of(first.test_key.key)
     assert await desk.grant(first.test_key.key) is not None
     assert None is await first_start(desk.book, desk.ring)
+
+
+# --- how often a wrong key may be tried
+
+
+PUBLIC = "8.8.8.8"
+
+
+class Known:
+    """Grants of one good key, which is not always fresh."""
+
+    def __init__(self, good: bytes) -> None:
+        self.good, self.fresh, self.asked = good, True, 0
+
+    def peek(self, digest: bytes) -> Grant | None:
+        return GRANT if digest == self.good and self.fresh else None
+
+    def vouched(self, digest: bytes) -> bool:
+        return digest == self.good
+
+    async def grant(self, digest: bytes) -> Grant | None:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return GRANT if digest == self.good else None
+
+
+GRANT = Grant("prj_1", "key_1", PROJECT, "free", 0, None)
+GOOD, WRONG = (apikey.mint(PROJECT, bytes([number]) * apikey.RANDOM_BYTES) for number in (1, 2))
+
+
+@define
+class Gate:
+    admission: Admission
+    known: Known
+    uses: Uses
+
+    async def tried(self, key: str, address: str = PUBLIC) -> int | str:
+        """The status, or the key that was let in."""
+        try:
+            return (await self.admission.admit(key, address)).key
+        except ApiError as error:
+            return error.status
+
+
+@pytest.fixture
+def gate(desk: Desk, clock: Clock) -> Gate:
+    known = Known(apikey.digest(PEPPER, GOOD))
+    uses = Uses(desk.keys, clock)
+    return Gate(Admission(known, PEPPER, uses, Throttle(3, clock)), known, uses)
+
+
+@pytest.mark.parametrize("key", ["", "sk-nonsense", WRONG])
+async def test_wrong_keys_run_into_a_wall(gate: Gate, clock: Clock, key: str) -> None:
+    """Three a minute here: then 429 without a question to the database, until a third of the minute is over."""
+    assert [401, 401, 401, 429, 429] == [await gate.tried(key) for _ in range(5)]
+    asked = gate.known.asked
+    with pytest.raises(RateLimited) as caught:
+        await gate.admission.admit(WRONG, PUBLIC)
+    assert ({"Retry-After": "20"}, asked) == (caught.value.headers(), gate.known.asked)
+    clock.advance(19.9)
+    assert 429 == await gate.tried(key)
+    clock.advance(0.1)
+
+    assert [401, 429] == [await gate.tried(key) for _ in range(2)]
+
+
+async def test_many_wrong_keys_at_the_same_moment(gate: Gate) -> None:
+    """Those that were looked up together are counted one by one."""
+    found = await asyncio.gather(*[gate.tried(WRONG) for _ in range(10)])
+
+    assert ([401] * 3, [429] * 7) == (sorted(found)[:3], sorted(found)[3:])
+
+
+async def test_a_good_key_passes_the_wall(gate: Gate) -> None:
+    """Whatever its neighbours try, also while it is to be asked for again."""
+    for _ in range(5):
+        await gate.tried(WRONG)
+    for gate.known.fresh in (True, False):
+        assert "key_1" == await gate.tried(GOOD)
+
+
+async def test_a_good_key_is_no_failure(gate: Gate) -> None:
+    """However often it is used."""
+    assert {"key_1"} == {await gate.tried(GOOD) for _ in range(10)}
+    assert 401 == await gate.tried(WRONG)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "192.168.0.9",
+        "::1",
+        "fe80::1%eth0",
+        "::ffff:10.0.0.1",
+        "0.0.0.0",
+        "",
+    ],
+)
+async def test_behind_a_private_address_is_everybody(gate: Gate, address: str) -> None:
+    assert {401} == {await gate.tried(WRONG, address) for _ in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("8.8.8.8", "8.8.4.4", False),
+        ("8.8.8.8", "::ffff:8.8.8.8", True),
+        ("2606:4700:4700::1111", "2606:4700:4700::abcd:1", True),
+        ("2606:4700:4700::1111", "2606:4700:4700:1::1111", False),
+    ],
+)
+async def test_whose_address_it_is(gate: Gate, first: str, second: str, same: bool) -> None:
+    """An address counts for itself; of IPv6 the whole /64, which is one customer's."""
+    for _ in range(4):
+        await gate.tried(WRONG, first)
+
+    assert (429 if same else 401) == await gate.tried(WRONG, second)
+
+
+async def test_no_more_strangers_are_remembered_than_fit(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that has not failed for longest is forgotten first."""
+    monkeypatch.setattr(throttle, "MOST_STRANGERS", 2)
+    for address in ["8.8.8.8"] * 3 + ["8.8.4.4"] * 3 + ["1.1.1.1"]:
+        await gate.tried(WRONG, address)
+
+    assert 2 == len(gate.admission.throttle._failures)
+    assert 429 == await gate.tried(WRONG, "8.8.4.4")
+    assert 401 == await gate.tried(WRONG, "8.8.8.8")
+
+
+async def test_a_throttle_that_is_off(gate: Gate) -> None:
+    gate.admission.throttle.per_minute = 0
+
+    assert {401} == {await gate.tried(WRONG) for _ in range(50)}
+
+
+# --- when a key was last used
+
+
+async def test_uses_are_written_together(desk: Desk, gate: Gate, clock: Clock) -> None:
+    """By hits and by longer roads alike, as of the last of them; a database that is away only makes it late."""
+    fresh = await made(desk)
+    gate.known.good = apikey.digest(PEPPER, fresh.key)
+    gate.uses.note(fresh.id)
+    clock.advance(5)
+    gate.uses.note(fresh.id)
+
+    class Away:
+        async def note_used(self, uses: object) -> None:
+            gate.uses.note("key_later")
+            raise Unavailable("away")
+
+    gate.uses.keys = Away()  # type: ignore[assignment]
+    await gate.uses.write()
+    gate.uses.keys = desk.keys
+    clock.advance(5)
+    await gate.uses.write()
+    listed = await desk.keys.find(fresh.id)
+
+    assert listed is not None
+    assert clock.now - 5 == listed.last_used_at
+    assert {} == gate.uses._unwritten
+
+
+async def test_only_good_keys_are_used(gate: Gate) -> None:
+    await gate.tried(WRONG)
+    assert gate.admission.known(WRONG) is None
+    assert {} == gate.uses._unwritten
+    assert gate.admission.known(GOOD) is not None
+
+    assert ["key_1"] == list(gate.uses._unwritten)
+
+
+# --- streams end with their key
+
+
+@define
+class Running:
+    """A stream under way."""
+
+    grant: Grant
+    digest: bytes
+    ended: list[ApiError] = field(factory=list)
+
+    def end(self, error: InvalidKey) -> None:
+        self.ended.append(error)
+
+
+async def test_streams_of_keys_that_are_no_longer_good_end(gate: Gate, clock: Clock) -> None:
+    """Revoked ones when it is noticed, expired ones by the clock; the others, and all while nobody can tell, go on."""
+    good = Running(GRANT, gate.known.good)
+    revoked = [Running(GRANT, bytes([number])) for number in range(12)]
+    expired = Running(evolve(GRANT, ends_at=clock() + 10), gate.known.good)
+    watching = Watching(gate.known, lambda: [good, *revoked, expired], clock)
+
+    async def away(digest: bytes) -> Grant | None:
+        raise Unavailable("away")
+
+    there, gate.known.grant = gate.known.grant, away  # type: ignore[method-assign]
+    gate.known.fresh = False
+    await watching.look()
+    assert [] == [one for one in (good, *revoked, expired) if one.ended]
+    gate.known.grant = there  # type: ignore[method-assign]
+    await watching.look()
+    assert (12, []) == (sum(len(one.ended) for one in revoked), good.ended + expired.ended)
+    clock.advance(10)
+    await watching.look()
+
+    assert ([], "invalid_api_key") == (good.ended, expired.ended[0].code)

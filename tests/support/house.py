@@ -93,8 +93,8 @@ class OpenHouse:
         async with self.http.request(method, self.root + path, data=body, headers=sent) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 
-    async def new_project(self, name: str) -> tuple[Project, str]:
-        project = await project_book(self.storage).create(name, plan="unlimited")
+    async def new_project(self, name: str, plan: str = "unlimited") -> tuple[Project, str]:
+        project = await project_book(self.storage).create(name, plan=plan)
         fresh = await key_ring(self.settings, self.storage).create(
             project.id, kind=PROJECT, name=""
         )
