@@ -1,8 +1,8 @@
 """Appending to the ledger in SQLite. Each hit leaves a row, so what a row costs, each hit costs.
 
 SQLite has no INSERT inside a WITH, and triggers for the sums would write twice for every row. So one transaction,
-which keeps all other writers out, asks which rows are new, adds those, and adds their sums to the few hours and days
-they are of: 6 to 10 us a row, where JSON and triggers took 40.
+which keeps all other writers out, adds the rows, sees which of them were new, and adds their sums to the few hours
+and days they are of: 6 to 10 us a row, where JSON and triggers took 40.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _DOLLAR = 10**12
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """How many rows a statement may have: few lengths, so that all of them stay prepared, and long ones. The thread lets go
-of the interpreter while a statement runs, and beside a busy event loop, to take it back costs more than a hundred rows:
-loop and thread wake each other in vain until the switch interval of 5 ms is over."""
+of the interpreter while a statement runs, and a busy event loop gives it back after the switch interval only: 5 ms in
+which the two wake each other in vain, at the price of some hundred rows."""
 _SUMS_AT_ONCE = 16
 
 _INSERT = """

@@ -18,6 +18,7 @@ from pathlib import Path
 from secrets import randbelow
 
 from tests.chaos.ending import r20, r21
+from tests.chaos.limits import r8b
 from tests.chaos.stage import DURABLE, Stage
 from tests.chaos.storm import r1
 from tests.chaos.trial import Trial
@@ -25,6 +26,7 @@ from tests.support.postgres import new_server
 
 PROMISES: dict[str, Callable[[Stage, Trial], Awaitable[None]]] = {
     "R1": r1,
+    "R8b": r8b,
     "R20": r20,
     "R21": r21,
 }

@@ -24,7 +24,7 @@ STREAMS, PLAIN, IDLE, LATE = 50, 20, 20, 5
 async def r20(stage: Stage, trial: Trial) -> None:
     await _drained(stage, trial, "")
     await _drained_without_ledger(stage, trial)
-    with trial.control("patience") as broken:
+    with trial.control("patience", "truncated") as broken:
         await _drained(stage, broken, "drain")
 
 
@@ -98,7 +98,7 @@ async def _drained_without_ledger(stage: Stage, trial: Trial) -> None:
 async def r21(stage: Stage, trial: Trial) -> None:
     await _killed_with_rows(stage, trial, 10_000, "")
     await _killed_with_streams(stage, trial)
-    with trial.control("journal on disk") as broken:
+    with trial.control("journal on disk", "lost") as broken:
         await _killed_with_rows(stage, broken, 500, "journal")
 
 

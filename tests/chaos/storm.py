@@ -43,7 +43,7 @@ BRIEF = Weather(4, 40, (3.2,), (), kills=3, terms=0)
 
 async def r1(stage: Stage, trial: Trial) -> None:
     await _storm(stage, trial, trial.scale(SHORT, FULL), "")
-    with trial.control("journal on disk") as broken:
+    with trial.control("journal on disk", "lost") as broken:
         await _storm(stage, broken, BRIEF, "journal")
 
 

@@ -44,13 +44,17 @@ class Trial:
         self.must(not found, f"{len(found)} {what}, such as {list(found)[:2]}")
 
     @contextmanager
-    def control(self, without: str) -> Iterator[Trial]:
-        """A guard is taken away: the same checks must find something wrong, or they prove nothing."""
+    def control(self, without: str, sign: str) -> Iterator[Trial]:
+        """A guard is taken away: the same checks must find something wrong, or they prove nothing.
+
+        `sign` is a word of what they must say.
+        """
         broken = Trial(self.name, self.seed)
         yield broken
-        self.must(bool(broken.wrong), f"nobody noticed that there was no {without}")
-        if broken.wrong:
-            self.tell(f"[without {without}: {broken.wrong[0]}]")
+        noticed = [wrong for wrong in broken.wrong if sign in wrong]
+        self.must(bool(noticed), f"nobody noticed that there was no {without}: {broken.figures}")
+        if noticed:
+            self.tell(f"[without {without}: {noticed[0].partition(', such as')[0]}]")
 
 
 def percentile(found: Sequence[float], share: float) -> float:

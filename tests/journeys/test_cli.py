@@ -129,10 +129,10 @@ def test_the_version_is_told(invoke: Invoke) -> None:
 
 
 def test_a_project_is_made_and_listed(invoke: Invoke) -> None:
-    """`{"id","name","plan"}`, and nothing else on stdout."""
+    """`{"id","name","plan","budget_usd"}`, and nothing else on stdout."""
     made = document(invoke("project", "create", "acme", "--plan", "pro", "--json"))
 
-    assert {"id": made["id"], "name": "acme", "plan": "pro"} == made
+    assert {"id": made["id"], "name": "acme", "plan": "pro", "budget_usd": None} == made
     assert [made] == document(invoke("project", "list", "--json"))
 
 
@@ -142,6 +142,48 @@ def test_a_project_changes_its_plan(invoke: Invoke, by: str) -> None:
     assert 0 == invoke("project", "plan", made[by], "starter").exit_code
 
     assert "starter" == document(invoke("project", "list", "--json"))[0]["plan"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("25", "25"),
+        ("0.50", "0.5"),
+        ("1e3", "1000"),
+        ("0.000000000001", "0.000000000001"),
+        ("4000000", "4000000"),
+        ("0", None),
+        ("0.00", None),
+        ("none", None),
+    ],
+)
+def test_a_project_gets_a_budget(invoke: Invoke, said: str, told: str | None) -> None:
+    """Dollars as people write them, to the picodollar; nothing and none take it away."""
+    invoke("project", "create", "acme")
+    invoke("project", "budget", "acme", "7")
+    result = invoke("project", "budget", "acme", said)
+    [listed] = document(invoke("project", "list", "--json"))
+
+    assert 0 == result.exit_code, result.output
+    assert told == listed["budget_usd"]
+    assert (f"${told} a month" if told else "no budget") in result.stdout
+    assert (told or "-") == invoke("project", "list").stdout.split()[-1]
+
+
+def test_a_key_is_limited(invoke: Invoke) -> None:
+    """To models and endpoints, each named once; the list shows them, and when the key was last used."""
+    invoke("project", "create", "acme")
+    limits = ("--models", "gpt-4o, gpt-4o-mini,gpt-4o", "--endpoints", "chat,embeddings")
+    invoke("key", "create", "acme", *limits)
+    [listed] = document(invoke("key", "list", "acme", "--json"))
+    words = invoke("key", "list", "acme").stdout.split()
+
+    assert (["gpt-4o", "gpt-4o-mini"], ["chat", "embeddings"], None) == (
+        listed["models"],
+        listed["endpoints"],
+        listed["last_used_at"],
+    )
+    assert ["-", "-", "gpt-4o,gpt-4o-mini", "chat,embeddings"] == words[-4:]
 
 
 @pytest.mark.parametrize("kind", ["project", "test"])
@@ -188,8 +230,8 @@ def test_lists_are_readable_without_json(invoke: Invoke) -> None:
     result = invoke("project", "list")
     head, row = result.stdout.splitlines()
 
-    assert ["id", "name", "plan"] == head.split()
-    assert ["acme", "unlimited"] == row.split()[1:]
+    assert ["id", "name", "plan", "budget_usd"] == head.split()
+    assert ["acme", "unlimited", "-"] == row.split()[1:]
 
 
 def test_a_cache_is_purged(invoke: Invoke, tmp_path: Path) -> None:
@@ -310,6 +352,18 @@ def test_migrating_twice_is_fine(invoke: Invoke) -> None:
         (("project", "create", "new", "--plan", "gold"), 2, "free, starter, pro, unlimited"),
         (("project", "plan", "acme", "gold"), 2, "free, starter, pro, unlimited"),
         (("project", "create"), 2, "NAME"),
+        (("project", "budget", "nobody", "5"), 1, "nobody"),
+        (("project", "budget", "acme", "much"), 2, "USD"),
+        (("project", "budget", "acme", "--", "-1"), 2, "USD"),
+        (("project", "budget", "acme", "nan"), 2, "USD"),
+        (("project", "budget", "acme", "inf"), 2, "USD"),
+        (("project", "budget", "acme", "4000000.01"), 2, "4,000,000"),
+        (("project", "budget", "acme", "0.0000000000001"), 2, "twelve decimals"),
+        (("project", "budget", "acme", "1e-999999"), 2, "twelve decimals"),
+        (("key", "create", "acme", "--models", ""), 2, "--models"),
+        (("key", "create", "acme", "--models", "gpt-4o,"), 2, "--models"),
+        (("key", "create", "acme", "--models", "gpt 4o"), 1, "models"),
+        (("key", "create", "acme", "--endpoints", "images"), 1, "chat, completions, embeddings"),
         (("key", "create", "acme", "--kind", "admin"), 2, "--kind"),
         (("key", "create", "acme", "--expires-in", "soon"), 2, "--expires-in"),
         (("key", "rotate", "key_none", "--grace", "-1s"), 2, "--grace"),

@@ -54,12 +54,13 @@ class Full:
             headers={"Authorization": f"Bearer {key or self.key}"},
         ) as answer:
             body = await answer.read()
-            return answer.status, dict(answer.headers), body, time.monotonic() - began
+            headers = {name.lower(): text for name, text in answer.headers.items()}
+            return answer.status, headers, body, time.monotonic() - began
 
     async def cached(self, served: Served, content: str, **more: Any) -> str:
         status, headers, body, _ = await self.ask(served, content, **more)
         assert status == 200, body
-        return headers["X-Watchllm-Cached"]
+        return headers["x-watchllm-cached"]
 
     async def health(self, served: Served) -> dict[str, str]:
         async with self.http.get(f"{served.root}/health") as answer:
@@ -176,7 +177,7 @@ async def test_without_valkey_everything_is_a_miss_and_nothing_fails(full: Full)
     slowest = 0.0
     for number in range(60):
         status, headers, _, took = await full.ask(full.one, f"dead {number}")
-        assert (200, "MISS") == (status, headers["X-Watchllm-Cached"])
+        assert (200, "MISS") == (status, headers["x-watchllm-cached"])
         slowest = max(slowest, took)
     assert slowest < 1.0
     assert "MISS" == await full.cached(full.other, "dead 1")
@@ -220,7 +221,7 @@ async def test_known_keys_outlive_postgres(full: Full) -> None:
         assert took < 1.0
     status, headers, body, _ = await full.ask(full.one, "away", key=stranger)
     assert (503, "api_error") == (status, json.loads(body)["error"]["type"])
-    assert int(headers["Retry-After"]) >= 1
+    assert int(headers["retry-after"]) >= 1
 
     full.postgres.start()
 
@@ -288,7 +289,7 @@ async def test_tenants_never_see_each_others_answers(full: Full) -> None:
             return
         assert 200 == status
         if turn == 0:
-            assert "MISS" == headers["X-Watchllm-Cached"]
+            assert "MISS" == headers["x-watchllm-cached"]
         text = body.decode()
         start = text.find("canary-")
         assert start >= 0, text

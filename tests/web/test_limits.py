@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from domain.pricing import most_cost
@@ -93,7 +94,7 @@ async def test_a_minute_that_is_full(
         limits(refused)["x-ratelimit-remaining-requests"],
         len(asked(upstream)),
     )
-    assert ("denied", 429, "rate_limit_exceeded") == (await outcomes(house))[-1]
+    assert 1 == (await outcomes(house)).count(("denied", 429, "rate_limit_exceeded"))
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -153,7 +154,7 @@ async def test_a_month_that_is_full(house: OpenHouse, upstream: ScriptedUpstream
         )
 
     assert 1 == len(asked(upstream))
-    assert [("denied", 429, "insufficient_quota")] * 2 == (await outcomes(house))[-2:]
+    assert 2 == (await outcomes(house)).count(("denied", 429, "insufficient_quota"))
 
 
 @pytest.mark.parametrize("ending", ["end", "leave", "break"])
@@ -165,9 +166,7 @@ async def test_one_at_a_time(
     _, key = await house.new_project("single", "single")
     gate = asyncio.Event()
     upstream.answer = lambda call: (
-        good_answer(call).gated(gate, 1 if ending == "end" else 0)
-        if call.method == "POST"
-        else None
+        good_answer(call).gated(gate, 1 if stream else 0) if call.method == "POST" else None
     )
     if ending == "break":
         upstream.answer = lambda call: (
@@ -213,8 +212,6 @@ async def test_a_change_of_plan_acts_within_a_second(house: OpenHouse) -> None:
 
 def most(house: OpenHouse, document: dict[str, Any]) -> int:
     """What is set aside for it, picodollars."""
-    import orjson
-
     catalogue = house.house.front.proxy.catalogue
     request = parse_request(Endpoint.CHAT, orjson.dumps(document))
     price = route(request.model, catalogue).price
@@ -274,9 +271,9 @@ async def test_what_is_spent_is_spent(house: OpenHouse, upstream: ScriptedUpstre
     assert [200, 429, 200, 200] == [one.status for one in (first, refused, hit, small)]
     assert ("HIT", "MISS") == (hit.cached, small.cached)
     assert 2 == len(asked(upstream))
-    costs = [row["cost"] for row in await house.rows()]
-    assert costs[0] + costs[3] < reserved
-    assert [0, 0] == costs[1:3]
+    costs = {(row["outcome"], row["cost"] > 0) for row in await house.rows()}
+    assert {("miss", True), ("denied", False), ("hit", False)} == costs
+    assert sum(row["cost"] for row in await house.rows()) < reserved
 
 
 @pytest.mark.parametrize("stream", [False, True])
