@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from adapters.providers.sandbox import Sandbox
 from adapters.tiered import TieredCache
 from app import version
 from app.desk import Storage
+from app.observers import Observers, open_observers
 from app.services.admission import Admission, Uses
 from app.services.background import Background
 from app.services.embedding import Embedding
@@ -46,8 +47,10 @@ from config.secrets import Secret, SettingError, derive
 from config.settings import Settings
 from domain.models import ANTHROPIC, GROQ, OPENAI, SANDBOX
 from domain.request import Endpoint
+from domain.routing import Catalogue
 from ports.cache import CacheStore
 from ports.providers import Provider
+from ports.telemetry import Reading
 
 if TYPE_CHECKING:
     from adapters.redis.link import Link
@@ -67,6 +70,7 @@ class House:
     health: Health
     journal: DiskJournal
     background: Background
+    observers: Observers
     loops: list[Callable[[], Coroutine[Any, Any, None]]]
     closers: list[Close]
     _tasks: list[asyncio.Task[None]] = field(factory=list)
@@ -74,6 +78,7 @@ class House:
     def start(self) -> None:
         """Raises Unavailable if the journal cannot be written."""
         self.journal.start()
+        self.observers.start()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(_for_ever(work)) for work in self.loops]
 
@@ -89,6 +94,7 @@ class House:
         for close in self.closers:
             with suppress(Exception):
                 await close()
+        await self.observers.aclose()
 
 
 async def _for_ever(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -109,7 +115,9 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     catalogue = _read(read_catalogue, settings)
     cache_secret = derive(master, "cache-key")
     link = _redis(settings)
-    cache, close_cache = _cache(settings, link, derive(master, "cache-mac"), clock)
+    near = MemoryCache(clock, settings.cache.memory_bytes)
+    observers = open_observers(settings, _names(catalogue), clock, monotonic)
+    cache, close_cache = _cache(settings, near, link, derive(master, "cache-mac"), clock)
     gate = _gate(settings, link, clock)
     makers, close_providers = _providers(settings, clock)
     held = HeldGrants(
@@ -118,7 +126,7 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     journal = DiskJournal(
         settings.data_dir / "journal", storage.usage_log, clock, cap=settings.ledger.journal_bytes
     )
-    metering = Metering(journal, clock, monotonic, catalogue.version)
+    metering = Metering(journal, clock, monotonic, catalogue.version, observers.told)
     background = Background()
     uses = Uses(storage.keys, clock)
     throttle = Throttle(settings.keys.auth_failures, clock)
@@ -150,14 +158,17 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     )
     reports = Reports(storage.reports, clock)
     rooms = Rooms(admission, listing, reports, health, clock, version())
-    handlers = application(rooms, public_url=public_url)
+    handlers = application(rooms, observers.metrics_here(settings), public_url=public_url)
     front = Front(proxy, handlers, _limits(settings), clock, monotonic)
     handlers.settings["front"] = front
+    observers.sources.append(lambda: _readings(near, journal, background, front, link))
+    observers.sources.append(lambda: _states(health))
     return House(
         front=front,
         health=health,
         journal=journal,
         background=background,
+        observers=observers,
         loops=[
             held.watch,
             Watching(held, front.streams, clock).watch,
@@ -166,9 +177,43 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
             health.watch,
             journal.run,
             partial(sweep, front),
+            *observers.loops,
         ],
         closers=[uses.write, held.aclose, close_providers, close_cache],
     )
+
+
+def _names(catalogue: Catalogue) -> frozenset[str]:
+    return frozenset(name for model in catalogue.models for name in (model.id, model.sent_as))
+
+
+def _readings(
+    near: MemoryCache,
+    journal: DiskJournal,
+    background: Background,
+    front: Front,
+    link: Link | None,
+) -> Iterable[Reading]:
+    held, memory = near.stats(), (("tier", "memory"),)
+    yield Reading("watchllm_cache_bytes", held.bytes, memory)
+    yield Reading("watchllm_cache_entries", held.entries, memory)
+    yield Reading("watchllm_cache_evictions_total", held.evictions, memory)
+    yield Reading("watchllm_journal_backlog_rows", journal.backlog)
+    yield Reading("watchllm_journal_oldest_seconds", journal.oldest)
+    yield Reading("watchllm_journal_bytes", journal.used)
+    yield Reading("watchllm_in_flight_requests", len(front.running))
+    yield Reading("watchllm_background_tasks", background.running)
+    yield Reading("watchllm_draining", front.draining)
+    for status, number in front.rejected.items():
+        yield Reading("watchllm_rejected_total", number, (("status", str(status)),))
+    if link is not None:
+        yield Reading("watchllm_breaker_open", link.state == "open", (("name", "redis"),))
+
+
+def _states(health: Health) -> Iterable[Reading]:
+    for name, told in health.report()["dependencies"].items():
+        if told["status"] in ("up", "down"):
+            yield Reading("watchllm_dependency_up", told["status"] == "up", (("name", name),))
 
 
 def _read(read: Callable[[Path | None], T], settings: Settings) -> T:
@@ -194,10 +239,9 @@ def _redis(settings: Settings) -> Link | None:
 
 
 def _cache(
-    settings: Settings, link: Link | None, mac_key: bytes, clock: Clock
+    settings: Settings, near: MemoryCache, link: Link | None, mac_key: bytes, clock: Clock
 ) -> tuple[CacheStore, Close]:
     """Memory in front of Redis, or of a SQLite file that outlives the process."""
-    near = MemoryCache(clock, settings.cache.memory_bytes)
     codec = EntryCodec(mac_key)
     if link is not None:
         from adapters.redis.cache import RedisCache

@@ -28,6 +28,8 @@ _SECRETS: Final = re.compile(
     r"|(://[^\s/:@]*:)[^\s@]+(?=@)"  # the password of a URL
 )
 _MAX_TEMPLATES: Final = 1000
+SAMPLED: Final = "adapters.telemetry.access"
+"""The logger of access lines: a setting says already how many there are."""
 
 
 def configure(level: str, format: str | None, stream: TextIO) -> None:
@@ -85,6 +87,8 @@ class FloodGate:
         self._windows: dict[tuple[str, object], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == SAMPLED:
+            return True
         now = self._monotonic()
         # An object that is no text has no template; its type will do.
         known = record.msg if isinstance(record.msg, str) else type(record.msg)

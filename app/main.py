@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from adapters.sql.migrate import pending
 from app.build import House, build
 from app.desk import Storage, greeting, key_ring, open_storage, project_book, ready_data_dir
 from app.services.projects import first_start
+from app.web.metrics import own_port
 from app.web.server import Server
 from config.secrets import SettingError
 from config.settings import Settings, every_setting, unused_settings
@@ -47,7 +49,13 @@ def run(settings: Settings) -> int:
     sockets = _listen(settings)
     if settings.listening.processes > 1:
         return _supervise(settings, sockets)
-    return _run_one(settings, sockets, greet=True)
+    code = _run_one(settings, sockets, greet=True)
+    if settings.telemetry.datadog:
+        # The interpreter's own end would wait for ddtrace's thread, and that for an agent that hangs.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def check_one_home() -> None:
@@ -122,16 +130,38 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet:
     except Unavailable as exc:
         raise SettingError("WATCHLLM_DATA_DIR", f"cannot hold the journal: {exc}") from exc
     server.add_sockets(sockets)
+    metrics = _serve_metrics(settings, house)
     log.info("listening", extra={"address": f"{settings.listening.host}:{port}"})
     try:
         await stopped.wait()
         stopped.clear()
         await _drain(house, server, settings.listening.drain_grace, stopped)
     finally:
+        if metrics is not None:
+            metrics.stop()
         await house.close()
         await storage.aclose()
     log.info("stopped")
     return 0
+
+
+def _serve_metrics(settings: Settings, house: House) -> HTTPServer | None:
+    """On a port of their own. Each process has a socket there; whichever is asked tells of all."""
+    given, metrics = settings.listening, house.observers.metrics
+    if metrics is None or given.metrics_port is None:
+        return None
+    try:
+        sockets = bind_sockets(
+            given.metrics_port, given.metrics_host, reuse_port=given.processes > 1
+        )
+    except OSError as exc:
+        raise SettingError(
+            "WATCHLLM_METRICS_PORT",
+            f"cannot listen on {given.metrics_host}:{given.metrics_port}: {exc.strerror}",
+        ) from exc
+    server = HTTPServer(own_port(metrics.text), idle_connection_timeout=75, body_timeout=5)
+    server.add_sockets(sockets)
+    return server
 
 
 async def _prepare(settings: Settings, storage: Storage, root: str, *, greet: bool) -> None:

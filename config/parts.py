@@ -160,6 +160,26 @@ def switch(value: str) -> bool:
     raise ValueError("must be true or false")
 
 
+def share(value: str) -> float:
+    """A part of all, from 0 to 1."""
+    if value.lower() == "off":
+        return 0.0
+    try:
+        found = float(value)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise ValueError("must be from 0 to 1, or off")
+    return found
+
+
+def otlp_headers(value: str) -> Secret:
+    """Pairs as OpenTelemetry's specification has them."""
+    if not all(re.fullmatch(r"[^=\s]+=.*", one.strip()) for one in value.split(",")):
+        raise ValueError("must be written name=value,name=value")
+    return Secret(value)
+
+
 def log_level(value: str) -> str:
     return _one_of(value, LOG_LEVELS)
 

@@ -30,6 +30,12 @@ class Listening:
     metrics_port: int | None = setting(
         "WATCHLLM_METRICS_PORT", None, parts.port, "a port of its own for `/metrics`"
     )
+    metrics: bool = setting(
+        "WATCHLLM_METRICS", "true", parts.switch, "`GET /metrics` on the main port"
+    )
+    metrics_host: str = setting(
+        "WATCHLLM_METRICS_HOST", "127.0.0.1", parts.host, "address of `WATCHLLM_METRICS_PORT`"
+    )
     max_connections: int = setting(
         "WATCHLLM_MAX_CONNECTIONS", "2000", parts.count, "open connections per process"
     )
@@ -72,6 +78,10 @@ class Listening:
     drain_grace: float = setting(
         "WATCHLLM_DRAIN_GRACE", "60s", parts.grace, "for running requests to end after SIGTERM"
     )
+
+    @property
+    def serves_metrics(self) -> bool:
+        return self.metrics or self.metrics_port is not None
 
 
 @environ.config(prefix="", frozen=True)
@@ -336,9 +346,55 @@ class Telemetry:
     datadog_env: str | None = setting(
         "DD_ENV", None, parts.text, "the environment's name in Datadog"
     )
+    dogstatsd_port: int = setting(
+        "DD_DOGSTATSD_PORT", "8125", parts.port, "where the Datadog agent takes DogStatsD"
+    )
+    datadog_tornado: bool = setting(
+        "DD_TRACE_TORNADO_ENABLED",
+        "false",
+        parts.switch,
+        "ddtrace's own Tornado patch, which more than doubles the price of a hit",
+    )
+    sentry_tornado: bool = setting(
+        "WATCHLLM_SENTRY_TORNADO",
+        "false",
+        parts.switch,
+        "Sentry's own Tornado integration, which is dear on every request",
+    )
+    sentry_traces_rate: float = setting(
+        "WATCHLLM_SENTRY_TRACES_RATE",
+        "0",
+        parts.share,
+        "share of requests that Sentry's own integration traces",
+    )
+    trace_rate: float = setting(
+        "WATCHLLM_TRACE_SAMPLE_RATE",
+        "0.1",
+        parts.share,
+        "share of requests that become spans; failures always do",
+    )
+    otlp_endpoint: str | None = setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        None,
+        parts.http_url,
+        "root of an OpenTelemetry collector that takes OTLP over HTTP",
+    )
+    otlp_headers: Secret | None = setting(
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        None,
+        parts.otlp_headers,
+        "headers for it, `name=value,name=value`",
+        secret=True,
+    )
+    access_log: float = setting(
+        "WATCHLLM_ACCESS_LOG",
+        "off",
+        parts.share,
+        "share of requests that get a log line, 0 to 1; failures always do unless it is off",
+    )
 
 
-LATER = (Billing, Notices, Telemetry)
+LATER = (Billing, Notices)
 """Checked when they are set, but nothing reads them yet."""
 
 SECTIONS = (

@@ -113,7 +113,6 @@ def unused_settings(environment: Mapping[str, str]) -> list[str]:
     """Names that are set for parts of the product that are not built yet, so that nobody relies on them in silence."""
     sections: tuple[Any, ...] = LATER
     names = {field.converter.name for section in sections for field in attrs.fields(section)}
-    names.add("WATCHLLM_METRICS_PORT")
     return sorted(name for name in names if environment.get(name))
 
 

@@ -22,6 +22,10 @@ class Background:
         self._limit = limit
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
     def own(self, work: Coroutine[Any, Any, Any]) -> bool:
         if len(self._tasks) >= self._limit:
             work.close()

@@ -16,11 +16,14 @@ from domain.rates import Ask, Reservation
 from domain.request import Endpoint, ProxyRequest
 from domain.usage import DENIED, FAILED, HIT, Usage, UsageRecord
 from ports.storage import Journal
+from ports.telemetry import Observer, Stage
 
 KEY_REVOKED = "key_revoked"
 """The reason of a stream that was ended because its key had."""
 NOTHING = Usage()
 NO_HEADERS: Headers = {}
+BRIEF_MS = 0.2
+"""What took less never left memory, and is no stage of its own."""
 
 
 @define
@@ -47,6 +50,10 @@ class Line:
     limits: Headers = NO_HEADERS
     admitted: Ask | None = None
     reserved: Reservation | None = None
+    known_at: float = 0.0
+    """When the caller was known; 0 for what is answered at once."""
+    looked_up: tuple[float, float] | None = None
+    dispatched_at: float | None = None
     dispatched: bool = False
     closed: bool = False
 
@@ -91,6 +98,7 @@ class Metering:
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     price_version: str
+    observer: Observer
 
     def line(self, call_id: str, grant: Grant, endpoint: Endpoint, began: float) -> Line:
         """Raises Unavailable while no row can be kept: what would not be told is not done."""
@@ -110,13 +118,16 @@ class Metering:
             line.usage, line.cost = NOTHING, 0
             raise
         line.dispatched = True
+        line.dispatched_at = self.monotonic()
 
     def close(self, line: Line) -> None:
         """Before the last byte leaves; the second time does nothing."""
         if line.closed:
             return
         line.closed = True
-        self.journal.close(self._record(line))
+        record = self._record(line)
+        self.journal.close(record)
+        self.observer.exchange(record, _stages(line, record.total_ms) if line.known_at else ())
 
     def _record(self, line: Line) -> UsageRecord:
         now = self.monotonic()
@@ -142,3 +153,15 @@ class Metering:
             (now - line.began) * 1000,
             line.reason,
         )
+
+
+def _stages(line: Line, ended: float) -> tuple[Stage, ...]:
+    """Where the time went, as far as anybody waited."""
+    began = line.began
+    found = [Stage("database", 0.0, (line.known_at - began) * 1000)]
+    if line.looked_up is not None:
+        asked, answered = line.looked_up
+        found.append(Stage("cache", (asked - began) * 1000, (answered - began) * 1000))
+    if line.dispatched_at is not None:
+        found.append(Stage("provider", (line.dispatched_at - began) * 1000, ended))
+    return tuple(one for one in found if one.to_ms - one.from_ms >= BRIEF_MS)

@@ -41,7 +41,7 @@ from domain.request import Endpoint, ProxyRequest, parse_request, prompt_text
 from domain.routing import Catalogue, route, sandbox_route
 from domain.scope import check_endpoint, check_model
 from domain.sse import DONE
-from domain.usage import CLIENT_GONE, MISS, Usage
+from domain.usage import CLIENT_GONE, FAILED, MISS, Usage
 from domain.value import value
 from ports.cache import CacheStore
 from ports.providers import FrameStream, Provider
@@ -113,6 +113,7 @@ class Proxy:
         """Raises ApiError. A call whose caller is known leaves exactly one row in the ledger."""
         grant = await self.admission.admit(call.bearer, call.address)
         line = self.metering.line(call.id, grant, call.endpoint, call.began)
+        line.known_at = self.monotonic()
         try:
             return await self._answer(call, grant, line)
         except ApiError as error:
@@ -153,12 +154,14 @@ class Proxy:
         if lookup.read:
             self._recall(call, grant, Recall(key, lookup, _delivery_only(request), to))
             # Both questions are on their way before either is waited for.
+            asked = self.monotonic()
             found = self.cache.get_many([key])
             try:
                 await admitted
             finally:
                 # What was asked is waited for, also by who is refused.
                 [entry] = await found
+                line.looked_up = asked, self.monotonic()
             if entry is not None and young_enough(entry, lookup, self.clock()):
                 hit = self._hit(line, request, entry)
                 if hit is not None:
@@ -332,6 +335,9 @@ class Proxy:
         except ApiError as error:
             line.refused(error)
             error.limits = line.limits
+            raise
+        except Exception:
+            line.outcome, line.status = FAILED, 500
             raise
         finally:
             self._settle(journey, folder, told, stream)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
@@ -30,6 +31,7 @@ from app.services.proxy import Proxy
 from app.web import answers
 from domain.errors import (
     ApiError,
+    InvalidKey,
     InvalidRequest,
     PayloadTooLarge,
     Unavailable,
@@ -90,6 +92,8 @@ class Front(HTTPServerConnectionDelegate):
         self.clock = clock
         self.monotonic = monotonic
         self.draining = False
+        self.rejected: Counter[int] = Counter()
+        """By status: requests that leave no row, for nobody knows whose they were."""
         self.waiting: dict[object, tuple[Exchange, float]] = {}
         """By connection, oldest first: whose request's head is not read yet, and since when."""
         self.reading: dict[object, tuple[Exchange, float]] = {}
@@ -427,6 +431,8 @@ class Exchange(HTTPMessageDelegate):
         flushed.add_done_callback(lambda _: timer.cancel())
 
     def _error(self, error: ApiError, *, closing: bool = False) -> None:
+        if isinstance(error, InvalidKey):
+            self.front.rejected[error.status] += 1
         if self.connection.stream is None or self.connection.stream.closed():
             return
         if self._measured:
@@ -450,6 +456,7 @@ class Exchange(HTTPMessageDelegate):
         problem, self._problem = self._problem, None
         if problem is not None:
             self._id = self.front.fresh_id()
+            self.front.rejected[problem.status] += 1
             self._error(problem, closing=unread)
 
 

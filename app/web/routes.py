@@ -17,6 +17,7 @@ from app.web.api import (
     PostOnly,
     Rooms,
 )
+from app.web.metrics import MetricsRoute, Page
 from app.web.pages import FrontPage
 from app.web.usage import UsageOfRequestRoute, UsageRoute
 
@@ -31,10 +32,12 @@ class Static(StaticFileHandler, Handler):  # type: ignore[misc]
         StaticFileHandler.initialize(self, path)
 
 
-def table(rooms: Rooms) -> list[tuple[Any, ...]]:
+def table(rooms: Rooms, metrics: Page | None = None) -> list[tuple[Any, ...]]:
     """Every route with its handler."""
     given = {"rooms": rooms}
+    watched = [] if metrics is None else [(r"/metrics", MetricsRoute, given)]
     return [
+        *watched,
         (r"/", FrontPage, given),
         (r"/health", HealthRoute, given),
         (r"/(?:v1/)?models", ModelsRoute, given),
@@ -46,9 +49,10 @@ def table(rooms: Rooms) -> list[tuple[Any, ...]]:
     ]
 
 
-def application(rooms: Rooms, **settings: Any) -> Application:
+def application(rooms: Rooms, metrics: Page | None = None, **settings: Any) -> Application:
     return Application(
-        table(rooms),
+        table(rooms, metrics),
+        metrics=metrics,
         default_handler_class=Nowhere,
         default_handler_args={"rooms": rooms},
         template_path=str(files("app.web") / "templates"),

@@ -111,7 +111,7 @@ async def _killed_with_rows(stage: Stage, trial: Trial, rows: int, broken: str) 
         audit.add([await house.ask(node, question), await house.ask(node, question)])
         await reached(house.url, 2, 10)
         await asyncio.to_thread(house.postgres.stop)
-        audit.add(await _hits(house, node, question, rows))
+        audit.add(await hits(house, node, question, rows))
         node.kill()
         await asyncio.to_thread(house.postgres.start, *DURABLE)
         await node.start()
@@ -150,7 +150,7 @@ async def _killed_with_streams(stage: Stage, trial: Trial) -> None:
         trial.must(interrupted == 100, f"{interrupted} of 100 rows say that they were interrupted")
 
 
-async def _hits(house: House, node: Node, question: Question, times: int) -> list[Answer]:
+async def hits(house: House, node: Node, question: Question, times: int) -> list[Answer]:
     ids: list[bytes] = []
 
     def check(head: bytes, _: bytes) -> str | None:
