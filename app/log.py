@@ -18,7 +18,7 @@ FIELD_CAP: Final = 1024
 PER_SECOND: Final = 10
 """How often one message (a logger and its template) may come in a second."""
 
-_OWN: Final = ("adapters", "app", "config", "domain", "ports")
+OWN: Final = ("adapters", "app", "config", "domain", "ports")
 _PLAIN: Final = frozenset(
     {*logging.LogRecord("", 0, "", 0, "", None, None).__dict__, "message", "asctime", "suppressed"}
 )
@@ -48,7 +48,7 @@ def configure(level: str, format: str | None, stream: TextIO) -> None:
     root.addHandler(handler)
     number = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(max(number, logging.INFO))
-    for name in _OWN:
+    for name in OWN:
         logging.getLogger(name).setLevel(number)
     # Tornado's access log shows whole query strings, which may hold what nobody should see.
     logging.getLogger("tornado.access").disabled = True

@@ -59,7 +59,8 @@ class Projects(Protocol):
 class Keys(Protocol):
     """A project's keys. Only digests are stored; a key cannot be read back."""
 
-    async def add(self, key: ApiKey, digest: bytes, /) -> None: ...
+    async def add(self, key: ApiKey, digest: bytes, /) -> None:
+        """As never used, whatever it says of that."""
 
     async def of(self, project: str, /) -> Sequence[ApiKey]:
         """Oldest first, ended ones included."""

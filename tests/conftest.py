@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 from tornado.ioloop import IOLoop
+
+from app.log import OWN
 
 
 @pytest.fixture(autouse=True)
 def _loop_of_its_own(io_loop: IOLoop) -> None:
     """Without it, tests would share the process's loop."""
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """What a command's run sets up for its logs would keep other tests from seeing theirs."""
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    for name in OWN:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger("tornado.access").disabled = False
 
 
 class Clock:

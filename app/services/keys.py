@@ -90,7 +90,6 @@ class KeyRing:
                 created_at=now,
                 expires_at=None if lifetime is None else now + lifetime,
                 revoked_at=None,
-                last_used_at=None,
             )
         )
         # The new key is kept first: if ending the old one fails, nobody is locked out.

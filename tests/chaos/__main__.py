@@ -18,9 +18,11 @@ from pathlib import Path
 from secrets import randbelow
 
 from tests.chaos.ending import r20, r21
+from tests.chaos.leaving import r6
 from tests.chaos.limits import r8b
 from tests.chaos.ledgerless import r10
 from tests.chaos.outages import r9
+from tests.chaos.power import r2
 from tests.chaos.stage import DURABLE, Stage
 from tests.chaos.storm import r1
 from tests.chaos.trial import Trial
@@ -28,6 +30,8 @@ from tests.support.postgres import new_server
 
 PROMISES: dict[str, Callable[[Stage, Trial], Awaitable[None]]] = {
     "R1": r1,
+    "R2": r2,
+    "R6": r6,
     "R8b": r8b,
     "R9": r9,
     "R10": r10,

@@ -47,7 +47,10 @@ class Answer:
         return self.question is None or self.question.model.encode() in self.body
 
 
-def ask_bytes(key: str, question: Question, *, stream: bool = False, **more: object) -> bytes:
+def ask_bytes(
+    key: str, question: Question, *, stream: bool = False, headers: str = "", **more: object
+) -> bytes:
+    """`headers` are whole lines, each with its end."""
     document: dict[str, object] = {
         "model": question.model,
         "messages": [{"role": "user", "content": question.text}],
@@ -55,13 +58,13 @@ def ask_bytes(key: str, question: Question, *, stream: bool = False, **more: obj
     }
     if stream:
         document["stream"] = True
-    return post(key, orjson.dumps(document))
+    return post(key, orjson.dumps(document), headers)
 
 
-def post(key: str, body: bytes) -> bytes:
+def post(key: str, body: bytes, headers: str = "") -> bytes:
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: chaos\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     )
     return head.encode() + body
 

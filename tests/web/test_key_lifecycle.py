@@ -77,7 +77,7 @@ async def test_other_models_are_refused(
     key = await limited(house, kind, models=("gpt-4o-mini", "claude-sonnet-4-5"))
     other = house.key if kind == PROJECT else house.test_key
     for _ in range(2):
-        assert 200 == (await house.ask(chat("gpt-4o"), key=other)).status
+        assert 200 == (await house.ask(chat("gpt-4o", stream=stream), key=other)).status
     before = len(asked(upstream))
     for asking in (chat("gpt-4o", stream=stream), chat("groq/gpt-4o-mini", stream=stream)):
         for _ in range(2):

@@ -17,9 +17,18 @@ from domain.request import Endpoint
 from tests.support.house import QUESTION, OpenHouse, asked, open_house
 from tests.support.upstream import ScriptedUpstream
 
-ROUTES: list[tuple[str, type[Handler]]] = [(row[0], row[1]) for row in table(cast("Any", None))]
+ROUTES: list[tuple[str, type[Handler]]] = [
+    (row[0], row[1]) for row in table(cast("Any", None), cast("Any", str))
+]
 MONEY = ("/chat/completions", "/completions", "/embeddings")
-OPEN_PATHS = {"/", "/health", "/static/app.css", *MONEY, *(f"/v1{path}" for path in MONEY)}
+OPEN_PATHS = {
+    "/",
+    "/health",
+    "/metrics",
+    "/static/app.css",
+    *MONEY,
+    *(f"/v1{path}" for path in MONEY),
+}
 """All that answers without a key; the three that cost money ask for it themselves, under POST."""
 
 BODIES = {
