@@ -9,7 +9,7 @@ from typing import Protocol
 
 from attrs import define
 
-from domain.errors import InvalidKey, Unavailable
+from domain.errors import ApiError, InvalidKey, Unavailable
 from domain.project import Grant
 from ports.storage import KnownGrants
 
@@ -71,3 +71,6 @@ class Watching:
             return await self.grants.grant(digest) is not None
         except Unavailable:
             return True
+        except ApiError:
+            # Its row cannot be read, and so grants nothing; the other streams are looked at all the same.
+            return False

@@ -132,7 +132,9 @@ def hanging(question: Question, words: int, pause: float = 0.0) -> Reply:
     """A stream of that many words of one token each, and then nothing until its reader leaves."""
     steps: list[bytes | float | Ending] = [piece(question, {"role": "assistant", "content": ""})]
     for _ in range(words):
-        steps += [pause, piece(question, {"content": "word "})] if pause else [
-            piece(question, {"content": "word "})
-        ]
+        steps += (
+            [pause, piece(question, {"content": "word "})]
+            if pause
+            else [piece(question, {"content": "word "})]
+        )
     return Reply.sse([*steps, Ending.HANG])

@@ -50,7 +50,11 @@ async def _left(stage: Stage, trial: Trial, times: int, broken: str) -> None:
                 return _long(house, question)
             if kind == "before the first word":
                 return Reply.sse([Ending.HANG])
-            return hanging(question, WORDS, 0.01) if kind == "mid-stream" else Reply.raw([Ending.HANG])
+            return (
+                hanging(question, WORDS, 0.01)
+                if kind == "mid-stream"
+                else Reply.raw([Ending.HANG])
+            )
 
         house.books.mood = mood
         chance = trial.chance("kinds")

@@ -69,7 +69,9 @@ def query(url: str, sql: str) -> list[tuple[Any, ...]]:
 
 async def read(url: str) -> list[Row]:
     found = await asyncio.to_thread(query, url, _ROWS)
-    return [Row(*row[:9], *(None if each is None else int(each) for each in row[9:])) for row in found]
+    return [
+        Row(*row[:9], *(None if each is None else int(each) for each in row[9:])) for row in found
+    ]
 
 
 async def count(url: str, where: str = "true") -> int:

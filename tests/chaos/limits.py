@@ -92,9 +92,7 @@ def _check_bound(trial: Trial, seen: list[Answer], told: str) -> None:
     trial.must(not untold, f"{told}: {len(untold)} refusals without Retry-After")
 
 
-async def _without_redis(
-    house: House, trial: Trial, lanes: list[Client], seconds: float
-) -> None:
+async def _without_redis(house: House, trial: Trial, lanes: list[Client], seconds: float) -> None:
     """Each process allows its share, which together is the limit; two seconds after Redis is back it is exact again."""
     house.valkey.kill()
     seen = await _offer(house, lanes, 20 * PER_SECOND, seconds)

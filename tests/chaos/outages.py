@@ -68,9 +68,7 @@ async def _two(
             yield house, near, far, lag
 
 
-def _redis_faults(
-    house: House, lag: Lag, trial: Trial
-) -> list[tuple[str, Change, Change, float]]:
+def _redis_faults(house: House, lag: Lag, trial: Trial) -> list[tuple[str, Change, Change, float]]:
     """What is done, how it is undone, and for how many seconds in full."""
     valkey = house.valkey
     storm: list[asyncio.Task[None]] = []
@@ -154,9 +152,7 @@ async def _under(
     return Seen(before, during, began)
 
 
-async def loaded(
-    house: House, nodes: list[Node], seconds: float, chance: Random
-) -> list[Answer]:
+async def loaded(house: House, nodes: list[Node], seconds: float, chance: Random) -> list[Answer]:
     latest = [house.question()]
 
     def send(number: int) -> asyncio.Task[Answer]:
@@ -181,7 +177,9 @@ def _check_latency(trial: Trial, name: str, seen: Seen, only: Node | None) -> No
     first = percentile([one.took for one in of if one.began < seen.began + 1], 0.99)
     rest = percentile([one.took for one in of if one.began >= seen.began + 1], 0.5)
     trial.tell(f"{name}: p99 {ms(tail)} to {ms(first)}, then p50 {ms(usual)} to {ms(rest)}")
-    trial.must(first <= tail + LATE + 5 * NOISE, f"{name}: p99 went from {ms(tail)} to {ms(first)}")
+    trial.must(
+        first <= tail + LATE + 5 * NOISE, f"{name}: p99 went from {ms(tail)} to {ms(first)}"
+    )
     trial.must(
         rest <= usual + BUSY + NOISE, f"{name}: half waited {ms(rest)} instead of {ms(usual)}"
     )

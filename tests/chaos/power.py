@@ -14,7 +14,7 @@ from random import Random
 from attrs import define, evolve
 
 from adapters.journal import records, segments
-from adapters.journal.disk import DiskJournal
+from adapters.journal.disk import RESERVE, DiskJournal
 from adapters.journal.records import CLOSE, Event, interrupted, payloads
 from adapters.journal.segments import Segment, adopt
 from adapters.journal.shipper import Orphan
@@ -70,21 +70,29 @@ class Ledger:
 
 
 async def r2(_: Stage, trial: Trial) -> None:
-    with tempfile.TemporaryDirectory(prefix="watchllm-chaos-") as folder:
-        written = await _written(Path(folder) / "journal", trial.chance("rows"), 400)
+    with tempfile.TemporaryDirectory(prefix="watchllm-chaos-") as disk:
+        await _window(trial, Path(disk) / "window")
+    with tempfile.TemporaryDirectory(prefix="watchllm-chaos-", dir=_memory()) as folder:
+        written = await _written(Path(folder) / "journal", trial.chance("rows"))
         await _truncated(trial, written, Path(folder))
         await _flipped(trial, written, Path(folder), trial.scale(200, 1_000))
         await _started(trial, written, Path(folder), trial.scale(10, 100))
-        await _window(trial, Path(folder) / "window")
         with trial.control("checksum", "altered") as broken, _no_checksum():
-            unsure = await _written(Path(folder) / "unsure", trial.chance("rows"), 400)
+            unsure = await _written(Path(folder) / "unsure", trial.chance("rows"))
             await _flipped(broken, unsure, Path(folder), 200)
 
 
-async def _written(folder: Path, chance: Random, rows: int) -> Written:
+def _memory() -> str | None:
+    """Many thousand files are read back, whose disk is not what is tested."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+async def _written(folder: Path, chance: Random) -> Written:
     journal = DiskJournal(folder, Ledger(away=True), time.time, segment_bytes=1 << 20)
     under_way: list[UsageRecord] = []
-    for number in range(rows):
+    number = 0
+    while journal.used - len(under_way) * RESERVE < TAIL + (8 << 10):
+        number += 1
         under_way.append(_record(number, chance))
         journal.open(under_way[-1])
         while under_way and chance.random() < 0.6:
@@ -160,7 +168,9 @@ async def _flipped(trial: Trial, written: Written, folder: Path, times: int) -> 
         found = await _recovered(written, bytes(data), folder)
         sure = written.kept(at)
         whole = written.kept(written.end)
-        begun = {event[1].id: interrupted(event[1]) for _, event in written.events if event[0] != CLOSE}
+        begun = {
+            event[1].id: interrupted(event[1]) for _, event in written.events if event[0] != CLOSE
+        }
         missing += [id for id in sure if id not in found]
         altered += [id for id, row in found.items() if row not in (whole.get(id), begun.get(id))]
     trial.tell(f"{times} bits flipped")

@@ -98,9 +98,7 @@ def database(postgres: PostgresServer) -> str:
 
 
 @async_fixture
-async def full(
-    tmp_path: Path, postgres: PostgresServer, database: str
-) -> AsyncIterator[Full]:
+async def full(tmp_path: Path, postgres: PostgresServer, database: str) -> AsyncIterator[Full]:
     loop = asyncio.get_running_loop()
     with ExitStack() as stack:
         valkey = stack.enter_context(valkey_server())
@@ -118,7 +116,9 @@ async def full(
         key = json.loads(command(settings, tmp_path, "key", "create", "full", "--json"))
         one, other = [
             stack.enter_context(
-                await loop.run_in_executor(None, lambda name=name: Entered(tmp_path / name, settings))
+                await loop.run_in_executor(
+                    None, lambda name=name: Entered(tmp_path / name, settings)
+                )
             )
             for name in ("one", "other")
         ]

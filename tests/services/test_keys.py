@@ -472,3 +472,19 @@ async def test_streams_of_keys_that_are_no_longer_good_end(gate: Gate, clock: Cl
     await watching.look()
 
     assert ([], "invalid_api_key") == (good.ended, expired.ended[0].code)
+
+
+async def test_a_key_that_cannot_be_read_grants_nothing(gate: Gate, clock: Clock) -> None:
+    """Its stream ends, and is no reason to leave the others alone."""
+    broken, revoked = Running(GRANT, b"broken"), Running(GRANT, b"revoked")
+    there = gate.known.grant
+
+    async def found(digest: bytes) -> Grant | None:
+        if digest == b"broken":
+            raise ApiError("unreadable")
+        return await there(digest)
+
+    gate.known.grant = found  # type: ignore[method-assign]
+    await Watching(gate.known, lambda: [broken, revoked], clock).look()
+
+    assert [1, 1] == [len(one.ended) for one in (broken, revoked)]

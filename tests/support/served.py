@@ -77,7 +77,11 @@ def serving(data_dir: Path, *, name: str = "serve", **settings: str) -> Iterator
     log_file, out_file = data_dir / f"{name}.log", data_dir / f"{name}.out"
     with log_file.open("wb") as log, out_file.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"], cwd=ROOT, env=environment, stdout=out, stderr=log
+            [sys.executable, "-m", "app", "serve"],
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=log,
         )
     try:
         port = _port(process, log_file)
