@@ -269,7 +269,7 @@ class Proxy:
             kept, line.provider, journey.route.model, usage, line.cost, self.clock()
         )
         put = self.cache.put_many([(journey.key, entry)], journey.lookup.ttl)
-        return journey.lookup.reason or ("" if self.background.own(put) else BUSY)
+        return journey.lookup.reason if self.background.own(put) else BUSY
 
     def _keep_stream(self, journey: Journey, folder: StreamFolder, told: Told) -> str:
         if folder.overflowed:
