@@ -154,11 +154,14 @@ class RateLimited(ApiError):
 
 
 class QuotaExhausted(ApiError):
-    """Nothing left to spend; asking again soon is useless."""
+    """Nothing left to spend; asking again soon is useless, and the SDKs are told so."""
 
     status = 429
     type = "insufficient_quota"
     default_code = "insufficient_quota"
+
+    def __init__(self, message: str, *, retry_after: float = 3_600) -> None:
+        super().__init__(message, retry_after=retry_after, should_retry=False)
 
 
 class ProviderRefused(ApiError):

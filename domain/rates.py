@@ -209,9 +209,7 @@ def refusal(verdict: Verdict) -> ApiError | None:
         case "":
             return None
         case "month":
-            return QuotaExhausted(
-                "This month's requests of your plan are used up.", should_retry=False
-            )
+            return QuotaExhausted("This month's requests of your plan are used up.")
         case "concurrency":
             return RateLimited(
                 "Too many requests of this project are running.", retry_after=verdict.retry_after
@@ -224,7 +222,7 @@ def refusal(verdict: Verdict) -> ApiError | None:
 
 
 def budget_spent() -> ApiError:
-    return QuotaExhausted("This month's budget of your project is used up.", should_retry=False)
+    return QuotaExhausted("This month's budget of your project is used up.")
 
 
 def go_duration(seconds: float) -> str:

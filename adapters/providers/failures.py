@@ -106,7 +106,6 @@ def _limited(
         return QuotaExhausted(
             f"The gateway's quota at {provider} is used up.",
             retry_after=retry_after or CAPPED,
-            should_retry=False,
         )
     return RateLimited(
         f"{provider} limits the gateway's rate; try again later.", retry_after=retry_after or 1

@@ -26,6 +26,7 @@ from tests.chaos.money import r18
 from tests.chaos.outages import r9
 from tests.chaos.power import r2
 from tests.chaos.revoking import r11
+from tests.chaos.simulation import r23
 from tests.chaos.soak import r22, r24
 from tests.chaos.stage import DURABLE, Stage
 from tests.chaos.storm import r1
@@ -44,6 +45,7 @@ PROMISES: dict[str, Callable[[Stage, Trial], Awaitable[None]]] = {
     "R20": r20,
     "R21": r21,
     "R22": r22,
+    "R23": r23,
     "R24": r24,
 }
 LIMITS = {"short": 90.0, "full": 1_500.0}

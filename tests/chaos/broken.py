@@ -1,7 +1,7 @@
 """`python -m tests.chaos.broken WHAT serve`: the server without one of its guards, for the negative controls.
 
-The product has no switch for any of this: the guard is taken out of the running program, here. `skewed` and `budget`
-break nothing; they put workers' clocks five minutes apart, and give every key a budget of its environment.
+The product has no switch for any of this: the guard is taken out of the running program, here. `skewed`
+breaks nothing; it puts the workers' clocks minutes apart.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from attrs import evolve
-
 SKEWS = (300.0, -300.0, 0.0, 0.0)
-BUDGET = "CHAOS_BUDGET"
-"""Picodollars; read by this module alone."""
 
 
 def journal() -> None:
@@ -44,14 +41,14 @@ def deaf() -> None:
 def limits() -> None:
     """Each process counts for itself."""
     from adapters.memory.limits import MemoryBudgets, MemoryLimits
-    from app import build
 
+    build: Any = import_module("app.build")
     gate = build.Gate
 
     def alone(limits: Any, budgets: Any, plans: Any, clock: Any) -> Any:
         return gate(MemoryLimits(), MemoryBudgets(), plans, clock)
 
-    build.Gate = alone  # type: ignore[assignment,misc]
+    build.Gate = alone
 
 
 def breaker() -> None:
@@ -129,32 +126,9 @@ def skewed() -> None:
     os.register_at_fork(before=forked, after_in_child=shifted)
 
 
-def budget() -> None:
-    """Every key's project may spend what the environment says."""
-    from adapters.sql.keys import SqlKeys
-
-    amount = int(os.environ[BUDGET])
-    ask = SqlKeys.grant
-
-    async def grant(self: SqlKeys, digest: bytes, /) -> Any:
-        found = await ask(self, digest)
-        return None if found is None else evolve(found, budget=amount)
-
-    SqlKeys.grant = grant  # type: ignore[method-assign]
-
-
-def racing() -> None:
-    """The same, but each process counts its own money."""
-    budget()
-    limits()
-
-
 GUARDS: dict[str, Callable[[], None]] = {
     one.__name__: one
-    for one in (
-        *(journal, deaf, limits, breaker, held, watch, drain, leak, slots),
-        *(skewed, budget, racing),
-    )
+    for one in (*(journal, deaf, limits, breaker, held, watch, drain, leak, slots, skewed),)
 }
 
 

@@ -32,7 +32,7 @@ async def _drained(stage: Stage, trial: Trial, broken: str) -> None:
     """Streams and answers that end within the grace are whole; later ones are told; nobody new is taken."""
     lasting, grace = trial.scale((2.5, 4.0), (20.0, 60.0))
     more = {"WATCHLLM_DRAIN_GRACE": f"{grace:.0f}s"}
-    async with stage.house(trial, **more) as house:
+    async with stage.house(trial, settings=more) as house:
         node = await house.started(broken=broken)
         late = {house.question(number) for number in range(LATE)}
 

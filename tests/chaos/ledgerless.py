@@ -149,6 +149,7 @@ def _turned_away(trial: Trial, name: str, answers: list[Answer]) -> None:
 async def _catches_up(house: House, trial: Trial, node: Node, audit: Audit, heal: Change) -> None:
     """A long absence costs no memory, and is made good quickly."""
     question = audit.answers[0].question
+    assert question is not None
     before = node.resident()
     audit.add(await hits(house, node, question, trial.scale(6_000, 20_000)))
     grown = (node.resident() - before) / 2**20

@@ -7,9 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from tests.chaos.books import Question, hanging
-from tests.chaos.broken import BUDGET
 from tests.chaos.client import Answer, Client, ask_bytes, paced
-from tests.chaos.ledger import query
 from tests.chaos.node import Node
 from tests.chaos.stage import House, Stage
 from tests.chaos.trial import Trial
@@ -38,9 +36,9 @@ async def r8b(stage: Stage, trial: Trial) -> None:
     with trial.control("shared count", "admitted") as broken:
         await _measured(stage, broken, processes=2, times=(40,), alter="limits")
     await _at_once(stage, trial)
-    await _raced(stage, trial, "budget")
+    await _raced(stage, trial, "")
     with trial.control("shared purse", "overspent") as broken:
-        await _raced(stage, broken, "racing")
+        await _raced(stage, broken, "limits")
 
 
 # --- a minute ---------------------------------------------------------------------------------------
@@ -51,7 +49,7 @@ async def _measured(
 ) -> None:
     """`times` is how often the limit is offered, in turn; the Redis dies after the last."""
     seconds = trial.scale(5.0, 120.0)
-    async with stage.house(trial, plan="measured", plans=PLANS, **PATIENT) as house:
+    async with stage.house(trial, plan="measured", plans=PLANS, settings=PATIENT) as house:
         node = await house.started(processes=processes, broken=alter)
         lanes = [Client(node.port) for _ in range(LANES)]
         seen: list[Answer] = []
@@ -163,17 +161,14 @@ async def _one(house: House, node: Node) -> Answer:
 # --- money ------------------------------------------------------------------------------------------
 
 
-async def _raced(stage: Stage, trial: Trial, alter: str) -> None:
+async def _raced(stage: Stage, trial: Trial, broken: str) -> None:
     """Two processes spend one budget: never more than it holds, and who is refused never reached the provider."""
     async with stage.house(trial, questions=1_000) as house:
         probe = house.question()
         reserve = _reserved(probe)
         budget = 25 * reserve + trial.chance("budget").randrange(reserve)
-        more = {BUDGET: str(budget)}
-        kept = await _keeps_budgets(house, budget)
-        if kept and alter == "budget":
-            alter, more = "", {}
-        nodes = [await house.started(broken=alter, **more) for _ in range(2)]
+        await house.storage.projects.set_budget(house.projects[0], budget)
+        nodes = [await house.started(broken=broken) for _ in range(2)]
         house.books.delay = lambda _: 0.05
 
         def send(number: int) -> asyncio.Task[Answer]:
@@ -200,24 +195,8 @@ async def _raced(stage: Stage, trial: Trial, alter: str) -> None:
         known = next(one.question for one in seen if one.good and one.question)
         hit = await house.ask(nodes[0], known, max_tokens=ANSWER)
         trial.must((hit.status, hit.cached) == (200, "hit"), "a hit was refused for want of money")
-        if not kept:
-            trial.tell("budget put into the keys by the test, no column holds it yet")
 
 
 def _reserved(question: Question) -> int:
     """What is set aside for a question: its text at four characters a token, and all of the answer's tokens."""
     return -(-len(question.text) // 4) * 150_000 + ANSWER * 600_000
-
-
-async def _keeps_budgets(house: House, budget: int) -> bool:
-    """Whether the database has budgets; if so, the project's is set."""
-    found = await asyncio.to_thread(
-        query,
-        house.url,
-        "SELECT 1 FROM information_schema.columns WHERE table_schema = 'watchllm'"
-        " AND table_name = 'projects' AND column_name = 'budget'",
-    )
-    if found:
-        sql = f"BEGIN; UPDATE watchllm.projects SET budget = {budget}; COMMIT"
-        await asyncio.to_thread(query, house.url, sql)
-    return bool(found)

@@ -145,7 +145,7 @@ def _counted(chance: Random) -> tuple[dict[str, Any], bool]:
     return document, False
 
 
-def _exact(model: Model, document: dict[str, Any], tier: str | None) -> int | Fraction:
+def _exact(model: Model, document: dict[str, Any], tier: str | None) -> Fraction:
     """Picodollars, from the decimal text of the table and the provider's document alone."""
     details = document.get("prompt_tokens_details") or {}
     prompt, output = document["prompt_tokens"], document["completion_tokens"]
@@ -163,7 +163,11 @@ def _exact(model: Model, document: dict[str, Any], tier: str | None) -> int | Fr
         "audio_output": (spoken, "output"),
     }
     dollars = sum(
-        count * Fraction(table.get(name, table[plain])) for name, (count, plain) in parts.items()
+        (
+            count * Fraction(table.get(name, table[plain]))
+            for name, (count, plain) in parts.items()
+        ),
+        Fraction(0),
     )
     return dollars * 10**6
 

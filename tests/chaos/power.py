@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from attrs import define, evolve
 
@@ -268,9 +269,10 @@ async def _window(trial: Trial, folder: Path) -> None:
 
 @contextmanager
 def _no_checksum() -> Iterator[None]:
-    real = records.crc32
-    records.crc32 = lambda *_: 0
+    module: Any = records
+    real = module.crc32
+    module.crc32 = lambda *_: 0
     try:
         yield
     finally:
-        records.crc32 = real
+        module.crc32 = real

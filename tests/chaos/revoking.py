@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from adapters.held import HeldGrants
 from domain.project import PROJECT
@@ -120,8 +121,7 @@ async def _rotated(house: House, nodes: list[Node], times: int) -> float:
     missed: list[float] = []
     for _ in range(times):
         fresh = await house.ring.create(house.projects[0], kind=PROJECT, name="rotated")
-        took = await _last_refusal(
-            nodes, fresh.key, lambda fresh=fresh: house.ring.rotate(fresh.id, grace=grace)
-        )
+        rotate = partial(house.ring.rotate, fresh.id, grace=grace)
+        took = await _last_refusal(nodes, fresh.key, rotate)
         missed.append(abs(took - grace))
     return max(missed)

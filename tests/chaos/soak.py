@@ -107,7 +107,7 @@ async def r24(stage: Stage, trial: Trial) -> None:
 async def _overloaded(stage: Stage, trial: Trial, seconds: float, broken: str) -> None:
     questions = int(6 * CAPACITY * seconds) + 2_000
     more = {"WATCHLLM_MAX_IN_FLIGHT": str(PLACES)}
-    async with stage.house(trial, questions=questions, **more) as house:
+    async with stage.house(trial, questions=questions, settings=more) as house:
         node = await house.started(broken=broken)
         await house.ask(node, house.question())
 

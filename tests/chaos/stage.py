@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 
+import psycopg2
 from attrs import define, field
 
 from app.desk import Storage, key_ring, open_storage, project_book
@@ -16,17 +17,15 @@ from config.settings import read_settings
 from domain.project import PROJECT
 from tests.chaos.books import PRICES, Books, Question
 from tests.chaos.client import Answer, Client, ask_bytes
-from tests.chaos.ledger import Audit, query
+from tests.chaos.ledger import Audit
 from tests.chaos.node import Node
 from tests.chaos.trial import Trial
 from tests.support.postgres import PostgresServer
-from tests.support.upstream import ScriptedUpstream
+from tests.support.upstream import Call, Reply, ScriptedUpstream
 from tests.support.valkey import ValkeyServer, valkey_server
 
 SECRET = "chaos-0123456789abcdef-0123456789abcdef-chaos"
 DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
-CHEAP = 8
-"""Keys, at most, that questions are spread over."""
 
 
 @define(eq=False)
@@ -79,11 +78,6 @@ class House:
     def audit(self) -> Audit:
         return Audit(self.key_ids, self.books)
 
-    async def revive(self) -> None:
-        """Everything that keeps something runs again."""
-        if not self.postgres.running:
-            await asyncio.to_thread(self.postgres.start, *DURABLE)
-
 
 class Stage:
     """`folder` and the PostgreSQL server are shared by all; each house has a database of its own."""
@@ -102,7 +96,7 @@ class Stage:
         questions: int = 2_000,
         plan: str = "unlimited",
         plans: str = "",
-        **settings: str,
+        settings: Mapping[str, str] | None = None,
     ) -> AsyncIterator[House]:
         """`questions` is how many may be asked; `plans` is the text of a `plans.toml`."""
         self._houses += 1
@@ -122,7 +116,7 @@ class Stage:
                     "WATCHLLM_CONFIG_DIR": str(folder / "config"),
                     "OPENAI_API_KEY": "sk-chaos",
                     "OPENAI_BASE_URL": upstream.openai,
-                    **settings,
+                    **(settings or {}),
                 }
                 house = await _furnished(
                     trial, folder, url, self._postgres, valkey, upstream, books, given, keys, plan
@@ -137,8 +131,6 @@ class Stage:
                     await house.storage.aclose()
 
     def _database(self, name: str) -> str:
-        import psycopg2
-
         connection = psycopg2.connect(self._postgres.url, connect_timeout=5)
         connection.autocommit = True
         connection.cursor().execute(f"CREATE DATABASE {name}")
@@ -198,15 +190,12 @@ def _write_tables(folder: Path, models: int, plans: str) -> None:
         (folder / "plans.toml").write_text(plans)
 
 
-def _forgetting(upstream: ScriptedUpstream, books: Books):  # type: ignore[no-untyped-def]
+def _forgetting(upstream: ScriptedUpstream, books: Books) -> Callable[[Call], Reply | None]:
     """The books are kept for ever, the calls' own bytes are not."""
 
-    def answer(call):  # type: ignore[no-untyped-def]
+    def answer(call: Call) -> Reply | None:
         if len(upstream.calls) > 2_000:
             del upstream.calls[:1_000]
         return books.answer(call)
 
     return answer
-
-
-__all__ = ["DURABLE", "House", "Stage", "query"]

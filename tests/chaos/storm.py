@@ -50,7 +50,7 @@ async def r1(stage: Stage, trial: Trial) -> None:
 async def _storm(stage: Stage, trial: Trial, weather: Weather, broken: str) -> None:
     questions = int(weather.rate * weather.seconds) + 200
     more = {"WATCHLLM_DRAIN_GRACE": "3s"}
-    async with stage.house(trial, keys=8, questions=questions, **more) as house:
+    async with stage.house(trial, keys=8, questions=questions, settings=more) as house:
         node = await house.started(processes=2, broken=broken)
         audit = house.audit()
         audit.add(await _introduced(house, node))

@@ -40,8 +40,26 @@ def test_the_table(error, status, kind, code):
 def test_the_table_has_every_error():
     """A new error is placed here, too."""
     classes = {found for found in vars(errors).values() if isinstance(found, type)}
+    of_keys = {errors.ModelNotAllowed, errors.EndpointNotAllowed}
 
-    assert {type(row[0]) for row in ROWS} == {one for one in classes if issubclass(one, ApiError)}
+    assert {type(row[0]) for row in ROWS} | of_keys == {
+        one for one in classes if issubclass(one, ApiError)
+    }
+
+
+def test_what_a_key_may_not():
+    """403, in words and codes that name what it is limited to."""
+    model, endpoint = errors.ModelNotAllowed("gpt-x"), errors.EndpointNotAllowed("embeddings")
+
+    assert (403, BAD, "model", "model_not_allowed") == (
+        model.status,
+        model.type,
+        model.param,
+        model.code,
+    )
+    assert (403, BAD, "endpoint_not_allowed") == (endpoint.status, endpoint.type, endpoint.code)
+    assert "gpt-x" in model.message
+    assert "embeddings" in endpoint.message
 
 
 def test_what_is_told_goes_to_the_wire():
@@ -71,7 +89,7 @@ def test_what_is_told_goes_to_the_wire():
         (errors.RateLimited("m", retry_after=-5), {"Retry-After": "1"}),
         (errors.RateLimited("m", retry_after=2.01), {"Retry-After": "3"}),
         (errors.RateLimited("m", retry_after=60), {"Retry-After": "60"}),
-        (errors.QuotaExhausted("m", should_retry=False), {"x-should-retry": "false"}),
+        (errors.QuotaExhausted("m"), {"Retry-After": "3600", "x-should-retry": "false"}),
         (errors.Unavailable("m"), {"Retry-After": "1"}),
         (
             errors.Unavailable("m", retry_after=5, should_retry=True),

@@ -229,7 +229,7 @@ def test_a_month_that_is_over_is_no_short_wait():
 
     assert isinstance(error, QuotaExhausted)
     assert (429, "insufficient_quota") == (error.status, error.code)
-    assert {"x-should-retry": "false"} == error.headers()
+    assert {"Retry-After": "3600", "x-should-retry": "false"} == error.headers()
 
 
 def test_only_so_many_run_at_once():

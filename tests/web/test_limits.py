@@ -142,13 +142,13 @@ async def test_no_limit_no_headers(house: OpenHouse) -> None:
 
 
 async def test_a_month_that_is_full(house: OpenHouse, upstream: ScriptedUpstream) -> None:
-    """No waiting helps, so nobody is told to; SDKs are told not to ask again. HITs count as well."""
+    """A little waiting does not help: SDKs are told not to ask again, people to look in an hour. HITs count as well."""
     _, key = await house.new_project("monthly", "monthly")
     assert [200, 200] == [(await house.ask(question(), key=key)).status for _ in range(2)]
     for content in ("hi", "other"):
         refused = await house.ask(question(content), key=key)
         assert (429, "insufficient_quota") == (refused.status, refused.error["code"])
-        assert ("false", None) == (
+        assert ("false", "3600") == (
             refused.headers["x-should-retry"],
             refused.headers.get("Retry-After"),
         )
