@@ -331,8 +331,9 @@ def _rates(tokens: dict[str, Decimal | TieredPrices], above: int) -> Facts:
 def _rate(price: Decimal | TieredPrices, above: int) -> Decimal:
     if isinstance(price, Decimal):
         return price
-    reached = [tier.price for tier in price.tiers if tier.start <= above]
-    return reached[-1] if reached else price.base
+    reached: list[Decimal] = [tier.price for tier in price.tiers if tier.start <= above]
+    base: Decimal = price.base
+    return reached[-1] if reached else base
 
 
 def _toml(fact: object) -> str:

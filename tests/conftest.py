@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -12,8 +13,10 @@ from app.log import OWN
 
 
 @pytest.fixture(autouse=True)
-def _loop_of_its_own(io_loop: IOLoop) -> None:
-    """Without it, tests would share the process's loop."""
+def _loop_of_its_own(io_loop: IOLoop) -> Iterator[None]:
+    """Without it, tests would share the process's loop. Generators that were left half way end on it, too."""
+    yield
+    io_loop.run_sync(cast(Any, io_loop).asyncio_loop.shutdown_asyncgens)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ from tests.support.upstream import Call, Reply
 
 _ID = re.compile(rb"\r\nx-request-id: ([0-9a-f-]{36})\r\n")
 STREAMS, PLAIN, IDLE, LATE = 50, 20, 20, 5
+AT_ONCE, MACHINE = 0.1, 0.15
+"""Seconds until nobody new is taken, and what a machine with other work may add to it."""
 
 
 async def r20(stage: Stage, trial: Trial) -> None:
@@ -42,7 +44,10 @@ async def _drained(stage: Stage, trial: Trial, broken: str) -> None:
         house.books.mood, house.books.delay = mood, lambda _: lasting
         audit = house.audit()
         asking = {
-            kind: [asyncio.create_task(house.ask(node, one, stream=stream)) for one in questions]
+            kind: [
+                asyncio.create_task(house.ask(node, one, stream=stream, patience=grace + 20))
+                for one in questions
+            ]
             for kind, questions, stream in (
                 ("late", [house.question() for _ in range(LATE)], True),
                 ("streams", [house.question() for _ in range(STREAMS)], True),
@@ -57,7 +62,7 @@ async def _drained(stage: Stage, trial: Trial, broken: str) -> None:
         told = time.monotonic()
         closed = await _refused(node)
         trial.tell(f"nobody new after {ms(closed)}")
-        trial.must(closed <= 0.1, f"new connections were taken for {ms(closed)}")
+        trial.must(closed <= AT_ONCE + MACHINE, f"new connections were taken for {ms(closed)}")
         trial.must(await _all_closed(idle), "idle connections were kept open")
         code = await node.wait(grace + 15)
         left = time.monotonic() - told
@@ -115,7 +120,7 @@ async def _killed_with_rows(stage: Stage, trial: Trial, rows: int, broken: str) 
         node.kill()
         await asyncio.to_thread(house.postgres.start, *DURABLE)
         await node.start()
-        await asyncio.sleep(trial.chance("second kill").random() * 0.5)
+        await reached(house.url, 3, 0.5 if broken else 5.0)
         node.kill()
         before = await count(house.url)
         serving = await node.start()

@@ -16,7 +16,6 @@ from tests.chaos.stage import House, Stage
 from tests.chaos.trial import Trial, ms, percentile
 from tests.support.relay import relay
 
-RATE = 50.0
 LATE, BUSY = 0.060, 0.002
 """What a request may wait longer: until the breaker opens, and afterwards."""
 NOISE = 0.010
@@ -144,7 +143,7 @@ async def _under(
     """An even load, first on a well installation and then beside the fault; half of it asks what was asked before."""
     loop = asyncio.get_running_loop()
     chance = house.trial.chance("load")
-    before = await loaded(house, nodes, 1.0, chance)
+    before = await loaded(house, nodes, 0.8, chance)
     await hurt()
     began = loop.time()
     during = await loaded(house, nodes, seconds, chance)
@@ -162,7 +161,7 @@ async def loaded(house: House, nodes: list[Node], seconds: float, chance: Random
         stream = chance.random() < 0.4
         return asyncio.create_task(house.ask(node, chance.choice(latest[-20:]), stream=stream))
 
-    return await paced(RATE, seconds, send)
+    return await paced(house.trial.scale(50.0, 150.0), seconds, send)
 
 
 def _check_latency(trial: Trial, name: str, seen: Seen, only: Node | None) -> None:

@@ -99,9 +99,9 @@ async def _settled(house: House, node: Node, baseline: int) -> int:
 
 
 async def r24(stage: Stage, trial: Trial) -> None:
-    await _overloaded(stage, trial, trial.scale(8.0, 60.0), "")
+    await _overloaded(stage, trial, trial.scale(6.0, 60.0), "")
     with trial.control("bound on calls under way", "goodput") as broken:
-        await _overloaded(stage, broken, 5.0, "slots")
+        await _overloaded(stage, broken, 3.0, "slots")
 
 
 async def _overloaded(stage: Stage, trial: Trial, seconds: float, broken: str) -> None:
@@ -115,7 +115,7 @@ async def _overloaded(stage: Stage, trial: Trial, seconds: float, broken: str) -
             return WORK * max(1.0, house.upstream.open / PLACES) ** 2
 
         house.books.delay = crowded
-        peak = _goodput(await paced(CAPACITY, 2.0, _sender(house, node)), 2.0)
+        peak = _goodput(await paced(0.95 * CAPACITY, 2.0, _sender(house, node)), 2.0)
         health = asyncio.create_task(_watched(node, seconds))
         seen = await paced(4 * CAPACITY, seconds, _sender(house, node))
         good = _goodput(seen, seconds)

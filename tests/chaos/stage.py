@@ -102,7 +102,9 @@ class Stage:
         self._houses += 1
         folder = self._folder / f"{trial.name}-{self._houses}"
         _write_tables(folder / "config", 1 + questions // keys, plans)
-        if not self._postgres.running:
+        if self._postgres.running:
+            self._postgres.resume()
+        else:
             await asyncio.to_thread(self._postgres.start, *DURABLE)
         url = await asyncio.to_thread(self._database, f"chaos{self._houses}")
         books = Books(trial.seed)
