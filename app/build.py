@@ -201,6 +201,7 @@ def _readings(
     yield Reading("watchllm_journal_backlog_rows", journal.backlog)
     yield Reading("watchllm_journal_oldest_seconds", journal.oldest)
     yield Reading("watchllm_journal_bytes", journal.used)
+    yield Reading("watchllm_journal_dropped_total", journal.dropped)
     yield Reading("watchllm_in_flight_requests", len(front.running))
     yield Reading("watchllm_background_tasks", background.running)
     yield Reading("watchllm_draining", front.draining)
@@ -288,6 +289,7 @@ def _providers(settings: Settings, clock: Clock) -> tuple[dict[str, Provider], C
             given.total_timeout,
         ),
         given.max_answer_bytes,
+        settings.listening.max_in_flight,
     )
     patience = given.stream_first_byte_timeout
     if settings.openai.api_key is not None:

@@ -1,7 +1,6 @@
 """Running the house: listen, serve, and on a signal let what is under way end before leaving.
 
-One process serves one core. With several, each has a listening socket of its own, so that the kernel spreads the
-connections; the parent only starts them, starts again what dies, and passes signals on.
+One process serves one core; several are `app.supervisor`'s.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from adapters.sql.migrate import pending
 from app.build import House, build
 from app.desk import Storage, greeting, key_ring, open_storage, project_book, ready_data_dir
 from app.services.projects import first_start
+from app.supervisor import Supervisor
 from app.web.metrics import own_port
 from app.web.server import Server
 from config.secrets import SettingError
@@ -37,7 +37,6 @@ PACKAGES = ("domain", "ports", "adapters", "app", "config")
 UNBOUNDED = 1 << 60
 """Tornado's own body bound would close without a word; the front door has a better one."""
 HEADER_BYTES = 64 << 10
-RESTART_PAUSE = 1.0
 
 
 def run(settings: Settings) -> int:
@@ -130,10 +129,11 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet:
         house.start()
     except Unavailable as exc:
         raise SettingError("WATCHLLM_DATA_DIR", f"cannot hold the journal: {exc}") from exc
-    server.add_sockets(sockets)
-    metrics = _serve_metrics(settings, house)
-    log.info("listening", extra={"address": f"{settings.listening.host}:{port}"})
+    metrics = None
     try:
+        server.add_sockets(sockets)
+        metrics = _serve_metrics(settings, house)
+        log.info("listening", extra={"address": f"{settings.listening.host}:{port}"})
         await stopped.wait()
         stopped.clear()
         await _drain(house, server, settings.listening.drain_grace, stopped)
@@ -198,65 +198,27 @@ async def _drain(house: House, server: Server, grace: float, again: asyncio.Even
     ends_at = time.monotonic() + grace
     while house.front.running and time.monotonic() < ends_at and not again.is_set():
         await asyncio.sleep(0.02)
+    house.front.proxy.ending = True
     for exchange in list(house.front.running):
         exchange.cut()
     # What was just written to the last of them leaves before the process does.
     until = time.monotonic() + 1
-    while server.busy() and time.monotonic() < until:
+    while (house.front.running or server.busy()) and time.monotonic() < until:
         await asyncio.sleep(0.02)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1):
             await server.close_all_connections()
 
 
-# --- several processes ------------------------------------------------------------------------------
-
-
 def _supervise(settings: Settings, sockets: Sequence[socket.socket]) -> int:
-    """Forks the workers, which listen for themselves; the parent keeps the port but takes no connection."""
-    address = [(one.family, one.getsockname()) for one in sockets]
+    """The port is bound once to find it and to see that it is free; the workers bind it for themselves."""
+    addresses = [(int(one.family), one.getsockname()) for one in sockets]
     if settings.embedded:
-        asyncio.run(_prepare_once(settings, address[0][1][1]))
+        asyncio.run(_prepare_once(settings, addresses[0][1][1]))
     for one in sockets:
         one.close()
-    workers: dict[int, float] = {}
-    stopping = False
-
-    def stop(number: int, _: object) -> None:
-        nonlocal stopping
-        stopping = True
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, number)
-
-    def start() -> None:
-        worker = os.fork()
-        if worker == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            code = 1
-            try:
-                code = _run_one(settings, [_own_socket(*one) for one in address], greet=False)
-            except Exception:
-                log.exception("a worker could not start")
-            finally:
-                os._exit(code)
-        workers[worker] = time.monotonic()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    for _ in range(settings.listening.processes):
-        start()
-    while workers:
-        worker, status = os.wait()
-        began = workers.pop(worker, 0.0)
-        if stopping:
-            continue
-        log.error("a worker ended and is started again", extra={"status": status})
-        if time.monotonic() - began < RESTART_PAUSE:
-            time.sleep(RESTART_PAUSE)
-        start()
-    return 0
+    supervisor = Supervisor(addresses, lambda own: _run_one(settings, own, greet=False))
+    return supervisor.run(settings.listening.processes)
 
 
 async def _prepare_once(settings: Settings, port: int) -> None:
@@ -265,15 +227,3 @@ async def _prepare_once(settings: Settings, port: int) -> None:
         await _prepare(settings, storage, settings.public_root(port), greet=True)
     finally:
         await storage.aclose()
-
-
-def _own_socket(family: int, address: tuple[str, int]) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if family == socket.AF_INET6:
-        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    one.setblocking(False)
-    one.bind(address)
-    one.listen(1024)
-    return one

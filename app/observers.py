@@ -52,7 +52,8 @@ class Observers:
     async def aclose(self) -> None:
         logging.getLogger().removeHandler(self._crashes)
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(None, close) for close in self.closers))
+        ended = (loop.run_in_executor(None, close) for close in self.closers)
+        await asyncio.gather(*ended, return_exceptions=True)
 
 
 def open_observers(

@@ -6,7 +6,6 @@ completions (`text_completion`). `replay` goes the other way. `delivered` is wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -45,6 +44,9 @@ class StreamFolder:
         self._choices: dict[int, _Choice] = {}
         self._odd = False
         self.characters = 0
+        """All that was brought, log probabilities included."""
+        self.written = 0
+        """Of these, what the model wrote: for an estimate when a stream is cut before its usage arrives."""
 
     @property
     def overflowed(self) -> bool:
@@ -91,13 +93,16 @@ class StreamFolder:
         keep = not self.overflowed
         text, delta, logprobs = choice.get("text"), choice.get("delta"), choice.get("logprobs")
         if type(text) is str:
+            self.written += len(text)
             self.characters += len(text)
             if keep and (text or not held.text):
                 held.text.append(text)
         elif text is not None:
             held.odd = True
         if type(delta) is dict:
-            self.characters += held.take(delta, keep)
+            brought = held.take(delta, keep)
+            self.written += brought
+            self.characters += brought
         elif delta is not None:
             held.odd = True
         if type(logprobs) is dict:
@@ -128,10 +133,6 @@ class StreamFolder:
         if usage is not None:
             found["usage"] = usage
         return found
-
-    def text(self) -> str:
-        """All that was written so far, for an estimate when a stream was cut before its usage arrived."""
-        return "".join(piece for choice in self._choices.values() for piece in choice.written())
 
 
 class _Choice:
@@ -202,13 +203,6 @@ class _Choice:
                 self._logprobs[name] = [*field]
         return weight
 
-    def written(self) -> Iterator[str]:
-        yield from self.text
-        for pieces in self._strings.values():
-            yield from pieces
-        for call in [*self._calls.values(), *([self._call] if self._call else [])]:
-            yield from call.written()
-
     def text_choice(self, index: int) -> Document:
         return {
             "text": "".join(self.text),
@@ -271,11 +265,6 @@ class _Call:
             elif field is not None:
                 self.odd = True
         return brought
-
-    def written(self) -> Iterator[str]:
-        for growing in self._growing.values():
-            for pieces in growing.values():
-                yield from pieces
 
     def document(self) -> Document:
         found = {**self._told, **{name: _joined(part) for name, part in self._growing.items()}}

@@ -36,6 +36,8 @@ class ApiError(Exception):
         self.code = code if code is not None else self.default_code
         self.retry_after = retry_after
         self.should_retry = should_retry
+        self.recorded = False
+        """The request that failed has a row in the ledger."""
         self.limits: dict[str, str] = {}
         """The x-ratelimit-* headers of the request that failed."""
         self.spent: Usage | None = None

@@ -48,11 +48,19 @@ def most_cost(request: ProxyRequest, price: Price) -> int:
     body = request.body
     prompt = estimate_tokens(prompt_text(body))
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or UNLIMITED_ANSWER
-    written = 0 if request.endpoint is Endpoint.EMBEDDINGS else limit * (body.get("n") or 1)
+    answers = max(body.get("n") or 1, body.get("best_of") or 1) * _prompts(body.get("prompt"))
+    written = 0 if request.endpoint is Endpoint.EMBEDDINGS else limit * answers
     return max(
         cost_of(Usage(input=prompt, output=written), price),
         cost_of(Usage(cache_write=prompt, output=written), price),
     )
+
+
+def _prompts(prompt: Any) -> int:
+    """How many questions a text completion asks: tokens in one array are one."""
+    if type(prompt) is not list or type(prompt[0]) is int:
+        return 1
+    return len(prompt)
 
 
 def dollars(picodollars: int) -> str:
@@ -64,7 +72,11 @@ def dollars(picodollars: int) -> str:
 
 def estimate_tokens(text: str) -> int:
     """For answers whose provider did not count: English has about four characters to a token."""
-    return -(-len(text) // CHARACTERS_PER_TOKEN)
+    return tokens_in(len(text))
+
+
+def tokens_in(characters: int) -> int:
+    return -(-characters // CHARACTERS_PER_TOKEN)
 
 
 def openai_usage(document: Any) -> Usage | None:

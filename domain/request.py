@@ -384,7 +384,15 @@ def prompt_text(body: Document) -> str:
             found.append(content)
         elif type(content) is list:
             found.extend(_text(part) for part in content)
+        if type(message) is dict:
+            found.extend(_written_out(message, ("tool_calls", "function_call")))
+    # The model reads a caller's tools and schemas as it reads any text.
+    found.extend(_written_out(body, ("tools", "functions", "response_format")))
     return "\n".join(found)
+
+
+def _written_out(document: Document, names: tuple[str, ...]) -> list[str]:
+    return [orjson.dumps(document[name]).decode() for name in names if document.get(name)]
 
 
 _FOUR_LETTERS = "xxxx"

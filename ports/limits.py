@@ -21,7 +21,7 @@ class Limits(Protocol):
         """Has left for the store before it is awaited. Raises nothing."""
 
     def release(self, ask: Ask, /) -> None:
-        """An admitted request has ended. To be called once, however it ended; never waits, raises nothing."""
+        """A request has ended, however; also one whose asker left before it was told. Never waits, raises nothing."""
 
 
 class Budgets(Protocol):

@@ -86,6 +86,8 @@ class DiskJournal:
         self._unsaved: deque[UsageRecord] = deque()
         """Rows that the disk did not take: they are shipped from memory."""
         self._dropped = 0
+        self.dropped = 0
+        """Rows that found no room since the start."""
         self._others = 0
         self._saved = START
         self._barred = self._untidy = self._closed = False
@@ -153,6 +155,7 @@ class DiskJournal:
             self._unsaved.append(record)
         else:
             self._dropped += 1
+            self.dropped += 1
 
     async def drain(self, timeout: float) -> None:
         if self._closed:

@@ -130,7 +130,10 @@ class Owner:
 
     def release(self) -> None:
         """The files stay, for whoever takes them next."""
-        os.close(self._lock)
+        # Once only: the number may be another file's by the second time.
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def empty(self) -> None:
         """Nothing in them is needed any more. The lock goes last: a crash on the way leaves something to adopt.

@@ -107,7 +107,10 @@ class Anthropic:
         after = ""
         for _ in range(PAGES):
             page = await self._page(after)
-            entries = [entry for entry in page.get("data") or () if type(entry) is dict]
+            data = page.get("data")
+            entries = (
+                [entry for entry in data if type(entry) is dict] if type(data) is list else []
+            )
             found.extend(_listed(entry) for entry in entries if type(entry.get("id")) is str)
             after = page.get("last_id") or ""
             if page.get("has_more") is not True or not after:
@@ -149,7 +152,7 @@ def _listed(entry: dict[str, Any]) -> ListedModel:
     created = entry.get("created_at")
     try:
         seconds = int(datetime.fromisoformat(str(created)).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         seconds = 0
     return ListedModel(
         entry["id"], ANTHROPIC, max(0, seconds), None, abilities_from_listing(entry)

@@ -122,7 +122,7 @@ class OpenAI:
                 _number(entry.get("created")),
                 _text(entry.get("shutdown_date")),
             )
-            for entry in document.get("data") or ()
+            for entry in _entries(self._origin.provider, document)
             if type(entry) is dict and type(entry.get("id")) is str
         ]
 
@@ -182,6 +182,13 @@ class ChunkReader:
             self.service_tier = _text(tier)
         usage = self._usage_of(chunk)
         return Frame(chunk, text if b"\n" not in text else orjson.dumps(chunk), usage)
+
+
+def _entries(provider: str, document: Document) -> list[Any]:
+    data = document.get("data")
+    if type(data) is not list:
+        raise UpstreamFailed(f"{provider} answered with a list of models that is none.")
+    return data
 
 
 def _text(found: Any) -> str | None:

@@ -26,7 +26,6 @@ from domain.errors import ApiError, UpstreamFailed, UpstreamTimeout
 
 USER_AGENT = "watchllm"
 _JSON = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
-PER_HOST = 100
 LARGE_BODY = 256 * 1024
 RETRY_SHARE = 0.1
 RETRY_BURST = 10.0
@@ -128,10 +127,12 @@ class Reply:
 
 
 class Upstream:
-    """`most` is the largest answer in bytes."""
+    """`most` is the largest answer in bytes. `at_once` calls may be under way to one origin: a further one waits, and
+    its wait counts as the provider's."""
 
-    def __init__(self, deadlines: Deadlines, most: int = 32 << 20) -> None:
+    def __init__(self, deadlines: Deadlines, most: int = 32 << 20, at_once: int = 500) -> None:
         self._deadlines = deadlines
+        self._at_once = at_once
         self._most = most
         self._session: aiohttp.ClientSession | None = None
         self._retries = RETRY_BURST
@@ -140,7 +141,7 @@ class Upstream:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=Connector(
-                    limit=0, limit_per_host=PER_HOST, keepalive_timeout=30, ttl_dns_cache=30
+                    limit=0, limit_per_host=self._at_once, keepalive_timeout=30, ttl_dns_cache=30
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._deadlines.connect),
                 auto_decompress=False,

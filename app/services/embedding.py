@@ -27,6 +27,8 @@ from ports.cache import CacheStore
 from ports.providers import Provider
 
 Entries = dict[CacheKey, CacheEntry]
+AT_ONCE = 16
+"""Vectors that are rendered on the loop: some hundred microseconds each, as floats."""
 
 
 @define
@@ -71,14 +73,13 @@ class Embedding:
             line.reason = line.reason if self.background.own(put) else BUSY
         if not missing:
             line.usage = Usage(input=spared)
-        self.metering.close(line)
         entries = {**known, **made}
-        body = render(
+        body = await _rendered(
             to.model,
-            [entries[key].body for key in keys],
-            sum(entries[key].usage.total for key in keys),
+            [entries[key] for key in keys],
             request.body.get("encoding_format") == "base64",
         )
+        self.metering.close(line)
         elapsed = (self.monotonic() - line.began) * 1000
         if missing:
             headers = for_miss(line.provider, line.cost, elapsed, line.reason)
@@ -107,9 +108,9 @@ class Embedding:
     ) -> Entries:
         asked = list(missing.values())
         estimate = sum(estimate_tokens(str(item)) for item in asked)
-        await self.gate.reserve(line, request)
-        self.metering.open(line, estimate)
         body = {**request.body, "input": asked, "encoding_format": "base64"}
+        await self.gate.reserve(line, evolve(request, body=body))
+        self.metering.open(line, estimate)
         try:
             completion = await provider.complete(evolve(request, body=body), to)
         except ApiError:
@@ -128,6 +129,18 @@ class Embedding:
             key: CacheEntry(vector, line.provider, to.model, Usage(input=count), cost, now)
             for key, vector, count, cost in zip(missing, made, tokens, costs, strict=True)
         }
+
+
+async def _rendered(model: str, entries: Sequence[CacheEntry], base64: bool) -> bytes:
+    """A few vectors at once; many in a thread, for thousands of them are a second's work."""
+    vectors, tokens = (
+        [entry.body for entry in entries],
+        sum(entry.usage.total for entry in entries),
+    )
+    if len(entries) <= AT_ONCE:
+        return render(model, vectors, tokens, base64)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, render, model, vectors, tokens, base64)
 
 
 def _sum(costs: Sequence[int | None]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from attrs import define
@@ -50,9 +51,16 @@ class Gate:
         if not budget or line.price is None:
             return
         most = most_cost(request, line.price)
-        line.reserved = await self.budgets.reserve(
-            Spend(line.grant.project, most, budget, self.clock())
+        answer = asyncio.ensure_future(
+            self.budgets.reserve(Spend(line.grant.project, most, budget, self.clock()))
         )
+        try:
+            line.reserved = await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                # Granted in the very turn in which its asker left.
+                line.reserved = answer.result()
+            raise
         if line.reserved is None:
             raise budget_spent()
 
@@ -70,7 +78,11 @@ class Gate:
         return Ask(line.grant.project, plan, line.id, self.clock())
 
     async def _hear(self, line: Line, ask: Ask, answer: Awaitable[Verdict]) -> None:
-        self._rule(line, ask, await answer)
+        # Before the wait: whoever leaves in the very turn in which the yes arrives gives the place back all the same.
+        line.admitted = ask
+        verdict = await answer
+        line.admitted = None
+        self._rule(line, ask, verdict)
 
     def _rule(self, line: Line, ask: Ask, verdict: Verdict) -> None:
         line.limits = limit_headers(verdict)

@@ -80,6 +80,7 @@ class Line:
         if self.closed:
             return False
         self.refused(error)
+        error.recorded = True
         self.reason = KEY_REVOKED
         return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
 
 import orjson
 from attrs import define, field
@@ -35,13 +36,13 @@ from domain.completion import StreamFolder, delivered, replay, stored_document
 from domain.errors import ApiError, ModelNotFound, Unavailable, UpstreamFailed
 from domain.headers import closing_comment, for_hit, for_miss
 from domain.models import COMPLETION, Route
-from domain.pricing import estimate_tokens, prompt_estimate
+from domain.pricing import estimate_tokens, prompt_estimate, tokens_in
 from domain.project import TEST, Grant
 from domain.request import Endpoint, ProxyRequest, parse_request, prompt_text
 from domain.routing import Catalogue, route, sandbox_route
 from domain.scope import check_endpoint, check_model
 from domain.sse import DONE
-from domain.usage import CLIENT_GONE, FAILED, MISS, Usage
+from domain.usage import CLIENT_GONE, FAILED, INTERRUPTED, MISS, Usage
 from domain.value import value
 from ports.cache import CacheStore
 from ports.providers import FrameStream, Provider
@@ -80,6 +81,8 @@ class Proxy:
     entry_bytes: int = 1 << 20
     most_in_flight: int = 500
     in_flight: int = 0
+    ending: bool = False
+    """What is cancelled from now on is cut off by us, not left by its client."""
     _recalls: OrderedDict[bytes, Recall] = field(factory=OrderedDict)
 
     def at_once(self, call: Call) -> Answer | None:
@@ -120,7 +123,7 @@ class Proxy:
             self._refuse(line, error)
             raise
         except asyncio.CancelledError:
-            line.outcome, line.status = CLIENT_GONE, 499
+            line.outcome, line.status = (INTERRUPTED, 503) if self.ending else (CLIENT_GONE, 499)
             raise
         finally:
             if line.status != STREAMING:
@@ -129,6 +132,7 @@ class Proxy:
     def _refuse(self, line: Line, error: ApiError) -> None:
         line.refused(error)
         error.limits = line.limits
+        error.recorded = True
         self._close(line)
 
     def _close(self, line: Line) -> None:
@@ -335,6 +339,11 @@ class Proxy:
         except ApiError as error:
             line.refused(error)
             error.limits = line.limits
+            error.recorded = True
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if self.ending and line.reason != KEY_REVOKED:
+                line.outcome, line.status = INTERRUPTED, 503
             raise
         except Exception:
             line.outcome, line.status = FAILED, 500
@@ -354,9 +363,9 @@ class Proxy:
         if line.dispatched:
             tier = None if stream is None else stream.service_tier
             usage = told.usage
-            left = line.outcome == CLIENT_GONE or line.reason == KEY_REVOKED
+            left = line.outcome in (CLIENT_GONE, INTERRUPTED) or line.reason == KEY_REVOKED
             if usage is None and (left or folder.characters):
-                usage = _estimated(journey, folder.text())
+                usage = _estimated(journey, folder.written)
             line.paid(usage or NOTHING, tier)
             if line.outcome == MISS:
                 line.reason = self._keep_stream(journey, folder, told)
@@ -410,12 +419,12 @@ def _delivery_only(request: ProxyRequest) -> ProxyRequest:
     return ProxyRequest(request.endpoint, request.model, request.stream, request.include_usage, {})
 
 
-def _estimated(journey: Journey, written: str) -> Usage:
-    """Our own count, marked as such, where the provider gave none."""
-    return Usage(input=journey.prompt_tokens, output=estimate_tokens(written), estimated=True)
+def _estimated(journey: Journey, written: int) -> Usage:
+    """Our own count, marked as such, where the provider gave none. `written` is characters."""
+    return Usage(input=journey.prompt_tokens, output=tokens_in(written), estimated=True)
 
 
-def _text(document: Document) -> bytes:
+def _text(document: Any) -> bytes:
     """What can be read can be nested deeper than what can be written again."""
     try:
         return orjson.dumps(document)
@@ -423,8 +432,8 @@ def _text(document: Document) -> bytes:
         raise UpstreamFailed("The provider's answer is nested too deep.") from exc
 
 
-def _written(completion: Completion) -> str:
+def _written(completion: Completion) -> int:
     choices = completion.document.get("choices")
     if type(choices) is not list:
         raise UpstreamFailed("The provider's answer has no choices.")
-    return orjson.dumps(choices).decode()
+    return len(_text(choices))

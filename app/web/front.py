@@ -31,12 +31,10 @@ from app.services.proxy import Proxy
 from app.web import answers
 from domain.errors import (
     ApiError,
-    InvalidKey,
     InvalidRequest,
     PayloadTooLarge,
     Unavailable,
     UnsupportedMedia,
-    UpstreamTimeout,
 )
 from domain.project import Grant
 from domain.request import Endpoint
@@ -367,8 +365,7 @@ class Exchange(HTTPMessageDelegate):
     def cut(self) -> None:
         """The drain's grace is over: a running stream is told so, and ends."""
         self._ending = None
-        if self._head_sent:
-            self._error(UpstreamTimeout("This server is going away; ask again."))
+        self._error(Unavailable("This server is going away; ask again.", retry_after=1))
         self.left()
 
     @property
@@ -431,7 +428,7 @@ class Exchange(HTTPMessageDelegate):
         flushed.add_done_callback(lambda _: timer.cancel())
 
     def _error(self, error: ApiError, *, closing: bool = False) -> None:
-        if isinstance(error, InvalidKey):
+        if not error.recorded:
             self.front.rejected[error.status] += 1
         if self.connection.stream is None or self.connection.stream.closed():
             return
@@ -456,7 +453,6 @@ class Exchange(HTTPMessageDelegate):
         problem, self._problem = self._problem, None
         if problem is not None:
             self._id = self.front.fresh_id()
-            self.front.rejected[problem.status] += 1
             self._error(problem, closing=unread)
 
 
