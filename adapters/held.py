@@ -83,6 +83,11 @@ class HeldGrants:
         except (TimeoutError, Unavailable):
             return held
 
+    def knows_any(self) -> bool:
+        """Whether some key could be let in without asking."""
+        now = self._monotonic()
+        return any(now - held[1] < self._stale for held in reversed(self._known.values()))
+
     async def watch(self, every: float = 0.5) -> None:
         """Runs for ever: one small query each `every` seconds; a changed number puts every held grant in doubt."""
         while True:

@@ -139,6 +139,7 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         journal,
         version(),
         clock,
+        held.knows_any,
     )
     proxy = Proxy(
         admission=admission,

@@ -111,7 +111,7 @@ def main() -> None:
 @click.option("--processes", help="Processes that share the port (WATCHLLM_PROCESSES).")
 @click.pass_context
 def serve(ctx: click.Context, host: str | None, port: str | None, processes: str | None) -> None:
-    """Run the proxy, the dashboard and the webhook."""
+    """Run the proxy."""
     settings = _settings(
         WATCHLLM_HOST=host, WATCHLLM_PORT=port, WATCHLLM_PROCESSES=processes, quiet=False
     )
@@ -422,13 +422,15 @@ def _told(exc: Exception) -> click.ClickException:
     from adapters.sql.migrate import MigrationError
     from config.catalogue import CatalogueError
     from config.secrets import SettingError
-    from domain.errors import ApiError
+    from domain.errors import ApiError, InvalidRequest
 
     logging.getLogger(__name__).debug("the command failed", exc_info=exc)
     if isinstance(exc, SettingError):
         return Misconfigured(str(exc))
     if isinstance(exc, CatalogueError):
         return Misconfigured(f"WATCHLLM_CONFIG_DIR: {exc}")
+    if isinstance(exc, InvalidRequest):
+        return Misconfigured(exc.message)
     if isinstance(exc, ApiError):
         return click.ClickException(exc.message)
     if isinstance(exc, MigrationError):

@@ -63,6 +63,10 @@ class Desk:
 
 def open_storage(settings: Settings, clock: Callable[[], float] = time.time) -> Storage:
     """Raises SettingError for a data directory or URL that cannot be used. Waits for nothing."""
+    if settings.embedded:
+        # Before the database: one without its secret must be told from one that is new.
+        ready_data_dir(settings.data_dir)
+        settings.master_secret()
     db = _database(settings)
     reports_db = _reports_database(settings)
 
@@ -141,7 +145,7 @@ Project {first.project.name} is ready. Its keys are shown this once:
 
 A first request, answered by the built-in sandbox and free of charge:
 
-curl {root}/v1/chat/completions -H "Authorization: Bearer {first.test_key.key}" \
+curl -i {root}/v1/chat/completions -H "Authorization: Bearer {first.test_key.key}" \
 -H "Content-Type: application/json" \
 -d '{{"model":"gpt-4o-mini","messages":[{{"role":"user","content":"Hello"}}]}}'
 """

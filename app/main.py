@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import importlib
 import logging
 import os
@@ -46,6 +48,7 @@ def run(settings: Settings) -> int:
         log.warning("a setting is set that this release does not use yet", extra={"setting": name})
     _forget_secrets()
     sockets = _listen(settings)
+    _alone(settings)
     if settings.listening.processes > 1:
         return _supervise(settings, sockets)
     code = _run_one(settings, sockets, greet=True)
@@ -72,6 +75,23 @@ def check_one_home() -> None:
         )
 
 
+def _alone(settings: Settings) -> None:
+    """An embedded house counts limits and holds answers for itself: a second one on its directory would do so, too.
+
+    The lock's descriptor stays open, and ends with the process and its workers.
+    """
+    if not settings.embedded:
+        return
+    ready_data_dir(settings.data_dir)
+    lock = os.open(settings.data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingError(
+            "WATCHLLM_DATA_DIR", f"is in use by another server ({settings.data_dir})"
+        ) from None
+
+
 def _forget_secrets() -> None:
     """What was read is in the settings; a child process or a dump of the environment has no need of it."""
     for one in every_setting():
@@ -84,8 +104,10 @@ def _listen(settings: Settings) -> list[socket.socket]:
     try:
         return bind_sockets(given.port, given.host, backlog=1024, reuse_port=given.processes > 1)
     except OSError as exc:
+        unknown = isinstance(exc, socket.gaierror) or exc.errno == errno.EADDRNOTAVAIL
+        name = "WATCHLLM_HOST" if unknown else "WATCHLLM_PORT"
         raise SettingError(
-            "WATCHLLM_PORT", f"cannot listen on {given.host}:{given.port}: {exc.strerror}"
+            name, f"cannot listen on {given.host}:{given.port}: {exc.strerror}"
         ) from exc
 
 

@@ -94,9 +94,16 @@ def check_master(text: str) -> None:
         raise ValueError("is a placeholder; `openssl rand -base64 48` makes a good one")
 
 
-def kept_master(data_dir: Path) -> Secret:
-    """The master secret of this data directory, made at first use and readable by its owner only."""
+def kept_master(data_dir: Path, *, beside: Path | None = None) -> Secret:
+    """The master secret of this data directory, made at first use and readable by its owner only.
+
+    A database that is there already was written under a secret that is not: a new one would make all its keys unknown.
+    """
     path = data_dir / _FILE
+    if beside is not None and beside.exists() and not path.exists():
+        raise SettingError(
+            "WATCHLLM_DATA_DIR", f"has {beside.name} but no {_FILE}; put its backup back ({path})"
+        )
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():

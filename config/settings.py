@@ -89,13 +89,15 @@ class Settings:
 
     def master_secret(self) -> Secret:
         """The configured one, or the data directory's own, made at first use."""
-        return self.secret_key or kept_master(self.data_dir)
+        return self.secret_key or kept_master(self.data_dir, beside=self.database_file)
 
     def public_root(self, port: int) -> str:
         """Base of our own links; `port` is the one that was bound."""
         if self.listening.public_url is not None:
             return self.listening.public_url
         host = self.listening.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104  bound everywhere, reached from here by this name
+            host = "localhost"
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -104,6 +106,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     given = parts.with_files(environment, [one.name for one in every_setting() if one.secret])
     if "WATCHLLM_DATA_DIR" not in given:
         given["WATCHLLM_DATA_DIR"] = str(_user_data_dir(environment))
+    roots = given.get("SSL_CERT_FILE")
+    if roots and not Path(roots).is_file():
+        raise SettingError("SSL_CERT_FILE", f"names no file ({roots})")
     settings = environ.to_config(Settings, given)
     _check_together(settings)
     return settings

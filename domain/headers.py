@@ -18,12 +18,16 @@ Headers = dict[str, str]
 _UNSAFE = re.compile(r"[^ -~]")
 
 
+def latency(elapsed_ms: float) -> Headers:
+    return {"x-WatchLLM-latency-ms": f"{elapsed_ms:.2f}"}
+
+
 def for_hit(provider: str, tokens_saved: int, elapsed_ms: float, reason: str = "exact") -> Headers:
     return {
         "x-WatchLLM-cached": "HIT",
         "x-WatchLLM-cost-usd": "0",
         "x-WatchLLM-cost-basis": "exact",
-        "x-WatchLLM-latency-ms": f"{elapsed_ms:.2f}",
+        **latency(elapsed_ms),
         "x-WatchLLM-provider": provider,
         "x-WatchLLM-tokens-saved": str(tokens_saved),
         "x-WatchLLM-cache-reason": _safe(reason),
@@ -36,7 +40,7 @@ def for_miss(
     """`cost` is picodollars; an unknown price leaves the cost out rather than guess (`basis` goes with it)."""
     found = {
         "x-WatchLLM-cached": "MISS",
-        "x-WatchLLM-latency-ms": f"{elapsed_ms:.2f}",
+        **latency(elapsed_ms),
         "x-WatchLLM-provider": provider,
         "x-WatchLLM-tokens-saved": "0",
         "x-WatchLLM-cache-reason": _safe(reason) or "stored",

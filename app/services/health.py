@@ -28,6 +28,8 @@ class Health:
     journal: Journal
     version: str
     clock: Callable[[], float]
+    knows_keys: Callable[[], bool]
+    """Whether a request could be let in while the database is away."""
     draining: bool = False
     _failures: dict[str, int] = field(factory=dict)
 
@@ -45,18 +47,21 @@ class Health:
             async with asyncio.timeout(DEADLINE):
                 await dependency.ping()
         except Exception:  # noqa: BLE001  whatever a dependency raises, it is not up
-            self._failures[name] = self._failures.get(name, 0) + 1
+            self._failures[name] = self._failures.get(name, FAILURES) + 1
         else:
             self._failures[name] = 0
 
     def _state(self, name: str) -> str:
         if self.dependencies[name] is None:
             return "embedded"
-        return "down" if self._failures.get(name, 0) >= FAILURES else "up"
+        # What was never heard of is not up.
+        return "down" if self._failures.get(name, FAILURES) >= FAILURES else "up"
 
     @property
     def serving(self) -> bool:
-        return not self.draining and self.journal.fullness < 1
+        if self.draining or self.journal.fullness >= 1:
+            return False
+        return self._state("supabase") != "down" or self.knows_keys()
 
     def report(self) -> Document:
         states = {name: self._state(name) for name in self.dependencies}

@@ -191,6 +191,7 @@ class Proxy:
     ) -> tuple[ProxyRequest, Route, Lookup]:
         check_endpoint(grant, call.endpoint)
         request = parse_request(call.endpoint, call.raw)
+        line.asked = request.model
         to = self._route(grant, request)
         check_model(grant, request.model, self.catalogue)
         controls = DEFAULT_CONTROLS

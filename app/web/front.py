@@ -36,6 +36,7 @@ from domain.errors import (
     Unavailable,
     UnsupportedMedia,
 )
+from domain.headers import latency
 from domain.project import Grant
 from domain.request import Endpoint
 from domain.requestid import RANDOM_BYTES, request_id
@@ -148,6 +149,7 @@ class Exchange(HTTPMessageDelegate):
         self._ending: ApiError | None = None
         self._head_sent = False
         self._written_at = 0.0
+        self._began = 0.0
         self._beat: asyncio.TimerHandle | None = None
 
     # --- reading ------------------------------------------------------------------------------------
@@ -251,6 +253,7 @@ class Exchange(HTTPMessageDelegate):
         assert headers is not None
         assert endpoint is not None
         self._id = self.front.fresh_id()
+        self._began = self.front.monotonic()
         scheme, _, bearer = headers.get("Authorization", "").partition(" ")
         return Call(
             self._id,
@@ -259,7 +262,7 @@ class Exchange(HTTPMessageDelegate):
             headers.get("Cache-Control", ""),
             headers.get("X-Watchllm-Cache-Ttl", ""),
             b"".join(self._pieces),
-            self.front.monotonic(),
+            self._began,
             getattr(self.connection.context, "remote_ip", ""),
         )
 
@@ -333,8 +336,19 @@ class Exchange(HTTPMessageDelegate):
             assert self._headers is not None
             self._headers.pop("Connection", None)
         return answers.head(
-            self.connection, 200, answer.headers, EVENTS, self._id, None, blob, self.front.draining
+            self.connection,
+            200,
+            {**answer.headers, **self._waited()},
+            EVENTS,
+            self._id,
+            None,
+            blob,
+            self.front.draining,
         )
+
+    def _waited(self) -> dict[str, str]:
+        """A stream's head leaves long after its headers were made: what it waited is known only now."""
+        return latency((self.front.monotonic() - self._began) * 1000)
 
     def _end(self, last: bytes) -> None:
         flushed = self.connection.write(last) if last or self._old else None

@@ -7,6 +7,8 @@ import hashlib
 import logging
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from hashlib import sha256
@@ -348,3 +350,33 @@ async def test_after_it_is_closed(open_cache: Callable[..., SqliteCache]) -> Non
 
     assert [None] == await cache.get_many([key("a")])
     await cache.put_many([(key("a"), entry())], 60)
+
+
+async def test_a_second_connection_keeps_the_first_ones_locks(tmp_path: Path) -> None:
+    """POSIX drops all of a process's locks on a file with any descriptor of it: another process would then take itself
+    for the last one, and take the write-ahead log away from under us."""
+    path = tmp_path / "shared.db"
+    first, second = SqliteDb(path), SqliteDb(path)
+    await first.run("CREATE TABLE t (x INTEGER)")
+    await second.rows("SELECT * FROM t")
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (1)'); c.commit(); c.close()"
+
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    await first.run("INSERT INTO t VALUES (2)")
+
+    assert [{"x": 1}, {"x": 2}] == await second.rows("SELECT x FROM t ORDER BY x")
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    seen = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM t').fetchone())",
+            str(path),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    assert b"(3,)\n" == seen.stdout
+    assert (tmp_path / "shared.db-wal").exists()
+    await first.aclose()
+    await second.aclose()

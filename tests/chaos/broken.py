@@ -96,7 +96,7 @@ def leak() -> None:
     close = Metering.close
 
     def closing(self: Metering, line: Any) -> None:
-        kept.append((line, bytes(20_000)))
+        kept.append((line, bytes(40_000)))
         close(self, line)
 
     Metering.close = closing  # type: ignore[method-assign]

@@ -38,7 +38,7 @@ class Lag:
 async def r9(stage: Stage, trial: Trial) -> None:
     async with _two(stage, trial, "") as (house, near, far, lag):
         for name, hurt, heal, long in _redis_faults(house, lag, trial):
-            seen = await _under(house, [near, far], hurt, heal, trial.scale(1.6, long))
+            seen = await _under(house, [near, far], hurt, heal, trial.scale(1.5, long))
             _check_latency(trial, name, seen, far if name == "slow" else None)
             back = await _shared_again(house, near, far)
             trial.must(back <= BACK, f"{name}: hits came back after {back:.1f} s")

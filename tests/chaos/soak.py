@@ -24,7 +24,7 @@ COMPLAINTS = re.compile(
 
 PLACES = 10
 WORK = 0.1
-"""Seconds that the provider takes for each of as many calls as there are places; for more it takes ever longer."""
+"""Seconds that the provider takes for a call; with more than three times that many at once it chokes on all."""
 CAPACITY = PLACES / WORK
 DEADLINE = 2.0
 """Seconds after which nobody waits for an answer any more."""
@@ -37,7 +37,7 @@ RECOVERY = 5.0
 async def r22(stage: Stage, trial: Trial) -> None:
     await _soaked(stage, trial, *trial.scale((3_000, 250.0), (100_000, 150.0)), "")
     with trial.control("forgetting", "grew") as broken:
-        await _soaked(stage, broken, 1_500, 250.0, "leak")
+        await _soaked(stage, broken, 1_000, 250.0, "leak")
 
 
 async def _soaked(stage: Stage, trial: Trial, times: int, rate: float, broken: str) -> None:
@@ -101,7 +101,7 @@ async def _settled(house: House, node: Node, baseline: int) -> int:
 async def r24(stage: Stage, trial: Trial) -> None:
     await _overloaded(stage, trial, trial.scale(6.0, 60.0), "")
     with trial.control("bound on calls under way", "goodput") as broken:
-        await _overloaded(stage, broken, 3.0, "slots")
+        await _overloaded(stage, broken, 4.0, "slots")
 
 
 async def _overloaded(stage: Stage, trial: Trial, seconds: float, broken: str) -> None:
@@ -112,7 +112,7 @@ async def _overloaded(stage: Stage, trial: Trial, seconds: float, broken: str) -
         await house.ask(node, house.question())
 
         def crowded(_: Question) -> float:
-            return WORK * max(1.0, house.upstream.open / PLACES) ** 2
+            return WORK if house.upstream.open <= 3 * PLACES else 2 * DEADLINE
 
         house.books.delay = crowded
         peak = _goodput(await paced(0.95 * CAPACITY, 2.0, _sender(house, node)), 2.0)
