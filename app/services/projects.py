@@ -7,7 +7,7 @@ from collections.abc import Callable
 from attrs import define
 
 from app.services.keys import FreshKey, KeyRing
-from domain.errors import InvalidRequest, NotFound
+from domain.errors import ApiError, InvalidRequest, NotFound
 from domain.project import PROJECT, TEST, Project
 from domain.value import value
 from ports.storage import Projects
@@ -53,7 +53,7 @@ class ProjectBook:
             created_at=self.clock(),
         )
         if not await self.projects.add(project):
-            raise InvalidRequest(f"A project named {name} exists already.", param="name")
+            raise ApiError(f"A project named {name} exists already.")
         return project
 
     async def find(self, id_or_name: str) -> Project:

@@ -103,11 +103,19 @@ def leak() -> None:
 
 
 def slots() -> None:
-    """Any number of calls may be under way."""
+    """Any number of calls may be under way, over any number of connections."""
+    from adapters.providers.upstream import Upstream
     from app.services.proxy import Slot
 
     Slot.__enter__ = lambda self: None  # type: ignore[method-assign]
     Slot.__exit__ = lambda self, *error: None  # type: ignore[method-assign]
+    bounded = Upstream._open
+
+    def unbounded(self: Upstream) -> Any:
+        self._at_once = 0
+        return bounded(self)
+
+    Upstream._open = unbounded  # type: ignore[method-assign]
 
 
 def skewed() -> None:

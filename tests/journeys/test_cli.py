@@ -348,7 +348,7 @@ def test_migrating_twice_is_fine(invoke: Invoke) -> None:
         (("key", "revoke", "key_none"), 1, "key_none"),
         (("cache", "purge", "nobody"), 1, "nobody"),
         (("project", "create", "acme"), 1, "exists already"),
-        (("project", "create", "prj_x"), 1, "prj_"),
+        (("project", "create", "prj_x"), 2, "prj_"),
         (("project", "create", "new", "--plan", "gold"), 2, "free, starter, pro, unlimited"),
         (("project", "plan", "acme", "gold"), 2, "free, starter, pro, unlimited"),
         (("project", "create"), 2, "NAME"),
@@ -362,8 +362,8 @@ def test_migrating_twice_is_fine(invoke: Invoke) -> None:
         (("project", "budget", "acme", "1e-999999"), 2, "twelve decimals"),
         (("key", "create", "acme", "--models", ""), 2, "--models"),
         (("key", "create", "acme", "--models", "gpt-4o,"), 2, "--models"),
-        (("key", "create", "acme", "--models", "gpt 4o"), 1, "models"),
-        (("key", "create", "acme", "--endpoints", "images"), 1, "chat, completions, embeddings"),
+        (("key", "create", "acme", "--models", "gpt 4o"), 2, "models"),
+        (("key", "create", "acme", "--endpoints", "images"), 2, "chat, completions, embeddings"),
         (("key", "create", "acme", "--kind", "admin"), 2, "--kind"),
         (("key", "create", "acme", "--expires-in", "soon"), 2, "--expires-in"),
         (("key", "rotate", "key_none", "--grace", "-1s"), 2, "--grace"),
@@ -437,7 +437,7 @@ def test_the_greeting_is_ready_to_paste() -> None:
     [line] = [one for one in text.splitlines() if one.startswith("curl ")]
 
     assert all(key.key in text for key in keys)
-    assert line.startswith("curl http://127.0.0.1:8787/v1/chat/completions")
+    assert line.startswith("curl -i http://127.0.0.1:8787/v1/chat/completions")
     assert f"Bearer {keys[1].key}" in line
     assert json.loads(line[line.index("'") + 1 : line.rindex("'")])["messages"]
 

@@ -21,7 +21,7 @@ from app.services.projects import ProjectBook, first_start
 from app.services.throttle import Throttle
 from app.services.watching import Watching
 from domain import apikey
-from domain.errors import (
+from domain.errors import ApiError, (
     ApiError,
     InvalidKey,
     InvalidRequest,
@@ -236,7 +236,7 @@ async def test_names_a_project_cannot_have(desk: Desk, name: str) -> None:
 async def test_a_name_is_given_once(desk: Desk) -> None:
     await desk.book.create("acme", plan="free")
 
-    with pytest.raises(InvalidRequest, match="exists already"):
+    with pytest.raises(ApiError, match="exists already"):
         await desk.book.create("acme", plan="pro")
 
 
