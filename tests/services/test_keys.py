@@ -21,7 +21,7 @@ from app.services.projects import ProjectBook, first_start
 from app.services.throttle import Throttle
 from app.services.watching import Watching
 from domain import apikey
-from domain.errors import ApiError, (
+from domain.errors import (
     ApiError,
     InvalidKey,
     InvalidRequest,
