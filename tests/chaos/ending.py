@@ -79,6 +79,8 @@ async def _drained(stage: Stage, trial: Trial, broken: str) -> None:
         trial.tell(f"left {ms(left - last)} after the last answer")
         trial.must(left - last <= 1.0, f"it stayed {ms(left - last)} after the last answer")
         await judge(trial, house.url, audit, 2.0)
+        cut = await count(house.url, "outcome = 'interrupted'")
+        trial.must(cut == LATE, f"{cut} of {LATE} rows say that their stream was interrupted")
 
 
 async def _drained_without_ledger(stage: Stage, trial: Trial) -> None:

@@ -27,7 +27,7 @@ from tests.chaos.trial import Trial, ms, percentile
 TAIL = 64 << 10
 WINDOW = 0.1
 """Seconds of traffic that a power cut may take."""
-MACHINE = 0.15
+MACHINE = 0.4
 """What a machine with other work may add to it."""
 
 Rows = Mapping[str, UsageRecord]
