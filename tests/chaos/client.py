@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 import orjson
@@ -75,11 +76,16 @@ Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Client:
-    """Kept connections to one port; a new one when all are waiting for an answer."""
+    """Kept connections to one port, used in turn; a new one when all are waiting for an answer.
 
-    def __init__(self, port: int) -> None:
+    `fewest` are opened before any is used again, so that the kernel gives some to each process behind the port.
+    """
+
+    def __init__(self, port: int, fewest: int = 1) -> None:
         self.port = port
-        self._idle: list[Line] = []
+        self._fewest = fewest
+        self._idle: deque[Line] = deque()
+        self._busy = 0
 
     async def ask(
         self, request: bytes, question: Question | None = None, patience: float = PATIENCE
@@ -87,6 +93,7 @@ class Client:
         loop = asyncio.get_running_loop()
         answer = Answer(question, loop.time(), streamed=b'"stream":true' in request)
         line: Line | None = None
+        self._busy += 1
         try:
             async with asyncio.timeout(patience):
                 line = await self._line()
@@ -96,6 +103,7 @@ class Client:
             pass
         finally:
             answer.ended = loop.time()
+            self._busy -= 1
             if line is not None:
                 # Whoever draws drained answers says `connection: close`; the next read would tell anyway.
                 if answer.whole and len(self._idle) < 64:
@@ -109,8 +117,8 @@ class Client:
             self._idle.pop()[1].transport.abort()
 
     async def _line(self) -> Line:
-        while self._idle:
-            line = self._idle.pop()
+        while len(self._idle) + self._busy > self._fewest and self._idle:
+            line = self._idle.popleft()
             if not line[0].at_eof() and not line[1].transport.is_closing():
                 return line
             line[1].transport.abort()

@@ -80,6 +80,7 @@ async def _left(stage: Stage, trial: Trial, times: int, broken: str) -> None:
             return
         await judge(trial, house.url, audit, 10)
         await _check_rows(trial, house, kinds, delivered)
+        house.clients.pop(node.port).close()
         await _check_leaks(trial, node, baseline)
 
 

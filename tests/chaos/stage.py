@@ -24,6 +24,8 @@ from tests.support.postgres import PostgresServer
 from tests.support.upstream import Call, Reply, ScriptedUpstream
 from tests.support.valkey import ValkeyServer, valkey_server
 
+SPREAD = 12
+"""Connections of a house's clients to each server, at least."""
 SECRET = "chaos-0123456789abcdef-0123456789abcdef-chaos"
 DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 
@@ -71,7 +73,7 @@ class House:
     ) -> Answer:
         client = self.clients.get(node.port)
         if client is None:
-            client = self.clients[node.port] = Client(node.port)
+            client = self.clients[node.port] = Client(node.port, SPREAD)
         request = ask_bytes(self.keys[question.key], question, **more)  # type: ignore[arg-type]
         return await client.ask(request, question, patience)
 

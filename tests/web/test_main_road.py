@@ -90,3 +90,19 @@ def text_of(body: bytes) -> str:
         if event != "[DONE]"
         for choice in event["choices"]
     )
+
+
+async def test_a_fresh_answer_is_kept_for_the_next_one(
+    house: OpenHouse, upstream: ScriptedUpstream
+) -> None:
+    """`no-cache` asks the provider again and keeps what it said; `no-store` keeps nothing."""
+    fresh = await house.ask(QUESTION, headers={"Cache-Control": "no-cache"})
+    after = await house.ask(QUESTION)
+    other = {**QUESTION, "seed": 1}
+    unkept = await house.ask(other, headers={"Cache-Control": "no-store"})
+
+    assert ("MISS", "no-cache") == (fresh.cached, fresh.reason)
+    assert "HIT" == after.cached
+    assert ("MISS", "no-store") == (unkept.cached, unkept.reason)
+    assert "MISS" == (await house.ask(other)).cached
+    assert 3 == len(asked(upstream))
