@@ -27,7 +27,6 @@ class EntryCodec:
         self._keyed = hmac.new(mac_key, digestmod="sha256")
 
     def encode(self, key: CacheKey, entry: CacheEntry) -> bytes:
-        usage = entry.usage
         header = orjson.dumps(
             (
                 key.project,
@@ -37,15 +36,7 @@ class EntryCodec:
                 entry.cost,
                 entry.stored_at,
                 entry.expires_at,
-                usage.input,
-                usage.cache_read,
-                usage.cache_write,
-                usage.cache_write_1h,
-                usage.audio_input,
-                usage.output,
-                usage.audio_output,
-                usage.reasoning,
-                usage.estimated,
+                *entry.usage.fields,
             )
         )
         length = len(header).to_bytes(_LENGTH_BYTES, "big")

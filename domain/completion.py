@@ -16,7 +16,7 @@ from domain.replay import replay
 from domain.request import ProxyRequest
 from domain.sse import frame
 
-__all__ = ["StreamFolder", "delivered", "replay", "stored_document"]
+__all__ = ["StreamFolder", "delivered", "replay", "stored_document", "written_out"]
 
 MAX_CHOICES = 16_384
 """128 prompts of 128 choices."""
@@ -77,7 +77,7 @@ class StreamFolder:
             if name in _NOT_FOLDED or field is None:
                 continue
             if type(field) in (dict, list):
-                _text(field)
+                written_out(field)
             self._top[name] = field
 
     def _take(self, choice: Any) -> None:
@@ -187,7 +187,7 @@ class _Choice:
             self.odd = True
         else:
             self._others[name] = [*field] if type(field) is list else field
-        return len(_text(field))
+        return len(written_out(field))
 
     def take_logprobs(self, logprobs: Document, keep: bool) -> int:
         weight = 0
@@ -196,7 +196,7 @@ class _Choice:
                 self._logprobs.setdefault(name, None)
                 continue
             # They weigh far more than their tokens do.
-            weight += len(_text(field))
+            weight += len(written_out(field))
             if keep and self._logprobs.get(name):
                 self._logprobs[name].extend(field)
             elif keep:
@@ -252,7 +252,7 @@ class _Call:
             elif keep and not self._told.get(name):
                 # Some providers repeat the id, or leave it empty from the second time on.
                 self._told[name] = field
-                brought += len(_text(field))
+                brought += len(written_out(field))
         return brought
 
     def _extend(self, growing: Pieces, part: Document, keep: bool) -> int:
@@ -294,16 +294,17 @@ def delivered(chunk: Document, raw: bytes, request: ProxyRequest) -> bytes:
     """
     if "usage" not in chunk:
         if request.include_usage and chunk.get("choices"):
-            return frame(_text({**chunk, "usage": None}))
+            return frame(written_out({**chunk, "usage": None}))
         return frame(raw)
     if request.include_usage:
         return frame(raw)
     if not chunk.get("choices") and chunk["usage"] is not None:
         return b""
-    return frame(_text({name: field for name, field in chunk.items() if name != "usage"}))
+    return frame(written_out({name: field for name, field in chunk.items() if name != "usage"}))
 
 
-def _text(found: Any) -> bytes:
+def written_out(found: Any) -> bytes:
+    """JSON text of what a provider sent; UpstreamFailed if that is nested too deeply to be written again."""
     try:
         return orjson.dumps(found)
     except TypeError:

@@ -30,6 +30,21 @@ class Usage:
     estimated: bool = False
 
     @property
+    def fields(self) -> tuple[int | bool, ...]:
+        """All of it in the order of its arguments, for those who write it down: `Usage(*fields)` is the same again."""
+        return (
+            self.input,
+            self.cache_read,
+            self.cache_write,
+            self.cache_write_1h,
+            self.audio_input,
+            self.output,
+            self.audio_output,
+            self.reasoning,
+            self.estimated,
+        )
+
+    @property
     def prompt(self) -> int:
         """All that was read, in OpenAI's sense of `prompt_tokens`."""
         return (

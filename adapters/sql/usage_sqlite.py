@@ -125,7 +125,6 @@ def _insert(connection: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, 
 
 
 def _row(record: UsageRecord) -> tuple[Any, ...]:
-    usage = record.usage
     return (
         record.id,
         record.project,
@@ -139,15 +138,7 @@ def _row(record: UsageRecord) -> tuple[Any, ...]:
         record.streamed,
         record.outcome,
         record.status,
-        usage.input,
-        usage.cache_read,
-        usage.cache_write,
-        usage.cache_write_1h,
-        usage.audio_input,
-        usage.output,
-        usage.audio_output,
-        usage.reasoning,
-        usage.estimated,
+        *record.usage.fields,
         record.cost,
         record.avoided,
         record.price_version,

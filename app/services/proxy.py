@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any
 
 import orjson
 from attrs import define, field
@@ -32,7 +31,7 @@ from domain.cachepolicy import (
     why_not_stored,
     young_enough,
 )
-from domain.completion import StreamFolder, delivered, replay, stored_document
+from domain.completion import StreamFolder, delivered, replay, stored_document, written_out
 from domain.errors import ApiError, ModelNotFound, Unavailable, UpstreamFailed
 from domain.headers import closing_comment, for_hit, for_miss
 from domain.models import COMPLETION, Route
@@ -297,7 +296,7 @@ class Proxy:
             raise
         usage = completion.usage or _estimated(journey, _written(completion))
         cost = line.paid(usage, completion.service_tier)
-        body = _text(completion.document)
+        body = written_out(completion.document)
         line.reason = self._keep(journey, completion.document, usage)
         line.outcome, line.status = MISS, 200
         self.metering.close(line)
@@ -425,16 +424,8 @@ def _estimated(journey: Journey, written: int) -> Usage:
     return Usage(input=journey.prompt_tokens, output=tokens_in(written), estimated=True)
 
 
-def _text(document: Any) -> bytes:
-    """What can be read can be nested deeper than what can be written again."""
-    try:
-        return orjson.dumps(document)
-    except TypeError as exc:
-        raise UpstreamFailed("The provider's answer is nested too deep.") from exc
-
-
 def _written(completion: Completion) -> int:
     choices = completion.document.get("choices")
     if type(choices) is not list:
         raise UpstreamFailed("The provider's answer has no choices.")
-    return len(_text(choices))
+    return len(written_out(choices))
