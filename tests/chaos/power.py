@@ -232,16 +232,24 @@ def _damaged(written: Written, data: bytes, folder: Path) -> Path:
 async def _window(trial: Trial, folder: Path) -> None:
     """How long a row that was closed waits for the disk."""
     safe: list[tuple[float, int]] = []
-    sync = Segment.sync
+    newest = 0
+    append, sync = Segment.append, Segment.sync
+
+    def added(self: Segment, data: bytes) -> None:
+        nonlocal newest
+        append(self, data)
+        newest = self.used
 
     def noted(self: Segment) -> None:
         used = self.used
         sync(self)
         safe.append((time.monotonic(), used))
 
+    segments.Segment.append = added  # type: ignore[method-assign]
     segments.Segment.sync = noted  # type: ignore[method-assign]
     try:
-        journal = DiskJournal(folder, Ledger(), time.time)
+        # One segment for all rows, in which a place says whether it was written before another.
+        journal = DiskJournal(folder, Ledger(), time.time, segment_bytes=1 << 26)
         journal.start()
         running = asyncio.create_task(journal.run())
         chance = trial.chance("window")
@@ -250,13 +258,14 @@ async def _window(trial: Trial, folder: Path) -> None:
             record = _record(number, chance)
             journal.open(record)
             journal.close(_closed(record, chance))
-            written.append((time.monotonic(), journal.used))
+            written.append((time.monotonic(), newest))
             await asyncio.sleep(0.003)
         await asyncio.sleep(3 * WINDOW)
         running.cancel()
         await asyncio.wait([running])
         await journal.aclose()
     finally:
+        segments.Segment.append = append  # type: ignore[method-assign]
         segments.Segment.sync = sync  # type: ignore[method-assign]
     waits = [
         min((when for when, used in safe if used >= end and when >= at), default=at + 9) - at
