@@ -33,7 +33,11 @@ async def r20(stage: Stage, trial: Trial) -> None:
 async def _drained(stage: Stage, trial: Trial, broken: str) -> None:
     """Streams and answers that end within the grace are whole; later ones are told; nobody new is taken."""
     lasting, grace = trial.scale((2.5, 4.0), (20.0, 60.0))
-    more = {"WATCHLLM_DRAIN_GRACE": f"{grace:.0f}s"}
+    # The provider of a late stream says nothing: that alone must not end it first.
+    more = {
+        "WATCHLLM_DRAIN_GRACE": f"{grace:.0f}s",
+        "WATCHLLM_UPSTREAM_IDLE_TIMEOUT": f"{2 * grace:.0f}s",
+    }
     async with stage.house(trial, settings=more) as house:
         node = await house.started(broken=broken)
         late = {house.question(number) for number in range(LATE)}
