@@ -97,7 +97,7 @@ class SimGrants:
             raise Unavailable("the database is away")
 
     def _note(self, more: float = 0.0) -> None:
-        self.failed_at = asyncio.get_running_loop().time() + more
+        self.failed_at = max(self.failed_at, asyncio.get_running_loop().time() + more)
 
 
 class SimCache(MemoryCache):
