@@ -10,6 +10,7 @@ Times are whole microseconds of one clock. Where the counts are kept, and on who
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import ceil
 
@@ -17,6 +18,7 @@ from attrs import evolve
 
 from domain.errors import ApiError, QuotaExhausted, RateLimited
 from domain.plans import Plan
+from domain.reports import Span
 from domain.value import value
 
 MICROSECONDS = 1_000_000
@@ -136,6 +138,9 @@ def _bucket(plan: Plan, weight: int) -> int:
 
 # --- money ----------------------------------------------------------------------------------------
 
+HELD = 660.0
+"""Seconds for which money stays set aside for a call that nobody hears of again: by default, see `held_for`."""
+
 
 @value
 class Spend:
@@ -145,14 +150,32 @@ class Spend:
     most: int
     budget: int
     now: float
+    call: str
+
+
+@value
+class Hold:
+    """Money set aside for a call until `ends`, microseconds."""
+
+    amount: int
+    ends: int
+
+
+NO_HOLDS: Mapping[str, Hold] = {}
 
 
 @value
 class Purse:
-    """What was spent in a month, with what is set aside."""
+    """What was spent in a month by calls that were settled, and what is held for others: `holds`, by call.
+
+    Without a name are those calls of which only the sum is known. No hold ends before `ends`; 0 is never.
+    """
 
     month: int = 0
     spent: int = 0
+    held: int = 0
+    ends: int = 0
+    holds: Mapping[str, Hold] = NO_HOLDS
 
 
 @value
@@ -165,28 +188,66 @@ class Reservation:
     project: str
     amount: int
     month: int
+    call: str
     weight: int = 1
 
 
-def reserve(before: Purse, spend: Spend, now: int, weight: int = 1) -> Purse | None:
-    """The purse with the money set aside, or None if that exceeds the budget."""
+def reserve(before: Purse, spend: Spend, now: int, lease: int, weight: int = 1) -> Purse | None:
+    """The purse with the money set aside for `lease` microseconds, or None if that exceeds the budget."""
     purse = turned(before, now)
-    spent = purse.spent + spend.most * weight
-    return None if spent > spend.budget else evolve(purse, spent=spent)
+    amount, ends = spend.most * weight, now + lease
+    if purse.spent + purse.held + amount > spend.budget:
+        return None
+    return Purse(
+        purse.month,
+        purse.spent,
+        purse.held + amount,
+        min(purse.ends or ends, ends),
+        {**purse.holds, spend.call: Hold(amount, ends)},
+    )
 
 
 def settle(purse: Purse, reservation: Reservation, cost: int) -> Purse:
-    """What was not used returns; what was used beyond it is spent too. A month that is over stays as it was."""
+    """What was set aside returns, if it has not by itself, and the cost is spent. A month that is over stays as it was."""
     if purse.month != reservation.month:
         return purse
-    beyond = (cost - reservation.amount) * reservation.weight
-    return evolve(purse, spent=max(0, purse.spent + beyond))
+    holds = dict(purse.holds)
+    hold, unnamed = holds.pop(reservation.call, None), holds.get("")
+    returned = 0
+    if hold is not None:
+        returned = hold.amount
+    elif unnamed is not None:
+        returned = min(unnamed.amount, reservation.amount * reservation.weight)
+        holds[""] = Hold(unnamed.amount - returned, unnamed.ends)
+    spent = purse.spent + cost * reservation.weight
+    return Purse(purse.month, spent, purse.held - returned, purse.ends, holds)
 
 
 def turned(purse: Purse, now: int) -> Purse:
-    """The purse of the month of `now`. A clock that was set back opens no old one."""
+    """The purse as it is at `now`: of its month, without what has ended. A clock that was set back opens no old month."""
     month = month_of(now)
-    return Purse(month) if month > purse.month else purse
+    if month > purse.month:
+        return Purse(month)
+    if not purse.ends or now < purse.ends:
+        return purse
+    holds = {call: hold for call, hold in purse.holds.items() if now < hold.ends}
+    held = sum([hold.amount for hold in holds.values()])
+    ends = min([hold.ends for hold in holds.values()], default=0)
+    return Purse(purse.month, purse.spent, held, ends, holds)
+
+
+def held_for(longest: float) -> float:
+    """A tenth more than the longest call may take, so that none outlives its money by much."""
+    return longest * 1.1
+
+
+def span_of(month: int) -> Span:
+    """Its hours, for the ledger."""
+    first, until = [
+        int(datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC).timestamp())
+        for number in (month + 2, month + 3)
+    ]
+    return Span(first, until)
 
 
 # --- how it is told -------------------------------------------------------------------------------

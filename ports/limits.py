@@ -24,8 +24,19 @@ class Limits(Protocol):
         """A request has ended, however; also one whose asker left before it was told. Never waits, raises nothing."""
 
 
+class Spent(Protocol):
+    """What a project spent in a month (of `domain.rates.month_of`), by a ledger that outlives every counter."""
+
+    def __call__(self, project: str, month: int, /) -> Awaitable[int]:
+        """Picodollars. Raises Unavailable, soon, if the ledger cannot be asked."""
+
+
 class Budgets(Protocol):
-    """Sets money aside before it is spent, so that no two processes spend the same."""
+    """Sets money aside before it is spent, so that no two processes spend the same.
+
+    A counter that knows nothing of a project's month begins with what was spent by the ledger. Money set aside for a
+    call that is never settled returns after a while; a call that is settled later than that is counted all the same.
+    """
 
     def reserve(self, spend: Spend, /) -> Awaitable[Reservation | None]:
         """None if the month's budget does not hold it. Raises Unavailable if that cannot be known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from domain.rates import (
+    HELD,
     MICROSECONDS,
     PASS,
     Ask,
@@ -13,11 +14,13 @@ from domain.rates import (
     Spend,
     Standing,
     Verdict,
+    month_of,
     reserve,
     settle,
     take,
     unlimited,
 )
+from ports.limits import Spent
 
 PROJECTS = 50_000
 """About 250 bytes each. A forgotten project begins anew, so the bound is far above what one process serves."""
@@ -62,24 +65,34 @@ class MemoryLimits:
 
 
 class MemoryBudgets:
-    """A Budgets without a wire. A restart forgets; who must not forget shares a Redis."""
+    """A Budgets without a wire. What it does not know it begins with what was `spent`, or with nothing."""
 
-    def __init__(self, projects: int = PROJECTS) -> None:
+    def __init__(
+        self, spent: Spent | None = None, lease: float = HELD, projects: int = PROJECTS
+    ) -> None:
+        self._spent = spent
+        self._lease = round(lease * MICROSECONDS)
         self._projects = projects
         self._purses: OrderedDict[str, Purse] = OrderedDict()
 
     async def reserve(self, spend: Spend, /) -> Reservation | None:
-        before = self._purses.get(spend.project, Purse())
-        after = reserve(before, spend, round(spend.now * MICROSECONDS))
+        now = round(spend.now * MICROSECONDS)
+        if spend.project not in self._purses:
+            month = month_of(now)
+            spent = await self._spent(spend.project, month) if self._spent is not None else 0
+            # Another one may have been told meanwhile, and have spent since.
+            self._purses.setdefault(spend.project, Purse(month, spent))
+            if len(self._purses) > self._projects:
+                self._purses.popitem(last=False)
+        after = reserve(self._purses[spend.project], spend, now, self._lease)
         if after is None:
             return None
         self._purses[spend.project] = after
         self._purses.move_to_end(spend.project)
-        if len(self._purses) > self._projects:
-            self._purses.popitem(last=False)
-        return Reservation(spend.project, spend.most, after.month)
+        return Reservation(spend.project, spend.most, after.month, spend.call)
 
     def settle(self, reservation: Reservation, /, cost: int) -> None:
+        # Of a purse that was forgotten meanwhile the ledger will tell, this call included.
         purse = self._purses.get(reservation.project)
         if purse is not None:
             self._purses[reservation.project] = settle(purse, reservation, cost)

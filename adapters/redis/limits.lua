@@ -92,48 +92,179 @@ local function renew()
   return 1
 end
 
--- What the asker heard last (month, version, spent) and what it spent alone since then, below zero where money returned.
-local function purse(month, version, spent, own)
-  local kept = redis.call('HMGET', KEYS[3], 'month', 'version', 'spent')
-  local kept_month, kept_version = number(kept[1]), number(kept[2])
-  if number(month) > kept_month or (number(month) == kept_month and number(version) > kept_version) then
-    kept_month, kept_version, kept[3] = number(month), number(version), spent
+-- The purse's fields: month; era (when it began, by this clock) and version (how often it was told); spent by calls
+-- that were settled, and base, what it began with of that; held for calls under way. For each of these ":call" has its
+-- end and its amount. Of what was held when a purse was lost only the sum is known: unnamed, unnamed_base (as base),
+-- unnamed_ends. Nothing ends before `ends`; 0 is never.
+-- ARGV of both verbs: lease, then what the asker heard last (era, month, version, spent, held) and what happened there
+-- alone since then: the sum of costs, how many calls were settled; their names and amounts come last, with those of the
+-- calls for which money was set aside there.
+local LEASE, MINE, SETTLED = number(ARGV[2]), ARGV[8], number(ARGV[9])
+
+local function get(field)
+  return redis.call('HGET', KEYS[3], field) or '0'
+end
+
+local function add(field, amount)
+  redis.call('HINCRBY', KEYS[3], field, amount)
+end
+
+local function take(field, amount)
+  if amount ~= '0' then add(field, '-' .. amount) end
+end
+
+local function ends_at(moment)
+  local first = number(get('ends'))
+  if first == 0 or moment < first then redis.call('HSET', KEYS[3], 'ends', whole(moment)) end
+end
+
+local function hold(call, amount)
+  if redis.call('HSETNX', KEYS[3], ':' .. call, whole(now + LEASE) .. ' ' .. amount) == 0 then return end
+  add('held', amount)
+  ends_at(now + LEASE)
+end
+
+local function release(call, amount)
+  local kept = redis.call('HGET', KEYS[3], ':' .. call)
+  if kept then
+    redis.call('HDEL', KEYS[3], ':' .. call)
+    take('held', string.match(kept, ' (%d+)$'))
+    return
   end
+  local unnamed = get('unnamed')
+  if less(unnamed, amount) then amount = unnamed end
+  take('unnamed', amount)
+  take('held', amount)
+end
+
+local function end_leases()
+  local first = number(get('ends'))
+  if first == 0 or now < first then return end
+  first = 0
+  local function later(moment)
+    if first == 0 or moment < first then first = moment end
+  end
+  local fields = redis.call('HGETALL', KEYS[3])
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 1) == ':' then
+      local ends, amount = string.match(fields[i + 1], '^(%d+) (%d+)$')
+      if now < number(ends) then later(number(ends))
+      else
+        redis.call('HDEL', KEYS[3], fields[i])
+        take('held', amount)
+      end
+    end
+  end
+  local unnamed, ends = get('unnamed'), number(get('unnamed_ends'))
+  if unnamed ~= '0' and now < ends then later(ends)
+  elseif unnamed ~= '0' then
+    take('held', unnamed)
+    redis.call('HSET', KEYS[3], 'unnamed', '0')
+  end
+  redis.call('HSET', KEYS[3], 'ends', whole(first))
+end
+
+local function begin(month, version, spent, held)
+  local ends = whole(now + LEASE)
+  redis.call('DEL', KEYS[3])
+  -- Later than what it replaces, also by a clock that was set back.
+  local era = math.max(now, number(ARGV[3]) + 1)
+  redis.call('HSET', KEYS[3], 'month', whole(month), 'era', whole(era), 'version', whole(version))
+  redis.call('HSET', KEYS[3], 'spent', spent, 'base', spent, 'held', held)
+  redis.call('HSET', KEYS[3], 'unnamed', held, 'unnamed_base', held, 'unnamed_ends', ends)
+  redis.call('HSET', KEYS[3], 'ends', held == '0' and '0' or ends)
+end
+
+-- One who heard of the purse that was lost later than the one whose memory this one began with: more was spent, and
+-- other calls were under way. A ledger's word is older than any memory, but may know of more.
+local function remember(era, version, spent, held)
+  local base_era, base_version = number(get('base_era')), number(get('base_version'))
+  if era < base_era or (era == base_era and version <= base_version) then return end
+  redis.call('HSET', KEYS[3], 'base_era', whole(era), 'base_version', whole(version))
+  local base, unnamed_base, ends = get('base'), get('unnamed_base'), number(get('unnamed_ends'))
+  if less(base, spent) then
+    add('spent', spent)
+    take('spent', base)
+    redis.call('HSET', KEYS[3], 'base', spent)
+  end
+  if now >= ends then return end
+  redis.call('HSET', KEYS[3], 'unnamed_base', held)
+  for _, field in ipairs({'unnamed', 'held'}) do
+    add(field, held)
+    take(field, unnamed_base)
+  end
+  local unnamed = get('unnamed')
+  if string.sub(unnamed, 1, 1) == '-' then
+    -- Calls gave back more than was theirs, since they were settled.
+    add('held', string.sub(unnamed, 2))
+    redis.call('HSET', KEYS[3], 'unnamed', '0')
+  end
+  ends_at(ends)
+end
+
+-- Makes the purse that of this month and of all that is known. False: nothing is.
+-- The month that a ledger told of, and what was spent in it; `rest` is the first of the names that come last.
+local function open(told_month, told_spent, rest)
+  local kept = redis.call('HMGET', KEYS[3], 'month', 'era', 'version')
+  local month, era, version = number(kept[1]), number(kept[2]), number(kept[3])
+  if era == 0 then month, version = 0, 0 end -- of a release that did not know what of it was held
+  local heard_era, heard_month, heard_version = number(ARGV[3]), number(ARGV[4]), number(ARGV[5])
   local this_month = month_of_now()
-  if this_month > kept_month then kept_month, kept[3] = this_month, '0' end
-  redis.call('HSET', KEYS[3], 'month', whole(kept_month), 'version', whole(kept_version + 1), 'spent', kept[3] or '0')
+  local later = heard_era > era or (heard_era == era and heard_version > version)
+  if heard_month >= this_month and (heard_month > month or (heard_month == month and later)) then
+    month, version = heard_month, heard_version
+    begin(month, version, ARGV[6], ARGV[7])
+    redis.call('HSET', KEYS[3], 'base_era', whole(heard_era), 'base_version', whole(heard_version))
+  elseif month > 0 and heard_month == month and heard_era < era then
+    remember(heard_era, heard_version, ARGV[6], ARGV[7])
+  elseif month == 0 and told_month == this_month then
+    month = told_month
+    begin(month, 0, told_spent, '0')
+  end
+  if month == 0 then return false end
+  if this_month > month then
+    month = this_month
+    begin(month, version, '0', '0')
+  end
+  add('version', 1)
   redis.call('EXPIRE', KEYS[3], KEPT)
-  if number(month) == kept_month then redis.call('HINCRBY', KEYS[3], 'spent', own) end
-  return kept_month
+  end_leases()
+  if heard_month ~= month then return true end
+  add('spent', MINE)
+  for i = rest, #ARGV, 2 do
+    if i < rest + 2 * SETTLED then release(ARGV[i], ARGV[i + 1])
+    else hold(ARGV[i], ARGV[i + 1])
+    end
+  end
+  return true
 end
 
 local function account(granted)
-  local spent = redis.call('HGET', KEYS[3], 'spent')
-  if string.sub(spent, 1, 1) == '-' then
-    spent = '0'
-    redis.call('HSET', KEYS[3], 'spent', spent)
-  end
-  local kept = redis.call('HMGET', KEYS[3], 'month', 'version')
-  return {granted, now, tonumber(kept[1]), tonumber(kept[2]), spent}
+  local kept = redis.call('HMGET', KEYS[3], 'month', 'era', 'version', 'spent', 'held')
+  return {granted, now, number(kept[1]), number(kept[2]), number(kept[3]), kept[4], kept[5]}
 end
 
--- amount, budget, then the arguments of `purse`
+-- from 10 on: call, amount, budget, the month that a ledger told of (0: none), what was spent in it
 local function reserve()
-  purse(ARGV[4], ARGV[5], ARGV[6], ARGV[7])
-  local before = redis.call('HGET', KEYS[3], 'spent')
-  redis.call('HINCRBY', KEYS[3], 'spent', ARGV[2])
-  local after = redis.call('HGET', KEYS[3], 'spent')
-  if string.sub(after, 1, 1) ~= '-' and less(ARGV[3], after) then
-    redis.call('HSET', KEYS[3], 'spent', before)
-    return account(0)
-  end
+  if not open(number(ARGV[13]), ARGV[14], 15) then return {2, now, month_of_now()} end
+  local held = get('held')
+  add('held', get('spent'))
+  add('held', ARGV[11])
+  local sum = get('held')
+  redis.call('HSET', KEYS[3], 'held', held)
+  if less(ARGV[12], sum) then return account(0) end
+  hold(ARGV[10], ARGV[11])
   return account(1)
 end
 
--- month of the reservation, what was spent beyond it (below zero: not spent), then the arguments of `purse`
+-- from 10 on: call, amount, month, cost
 local function settle()
-  local month = purse(ARGV[4], ARGV[5], ARGV[6], ARGV[7])
-  if number(ARGV[2]) == month then redis.call('HINCRBY', KEYS[3], 'spent', ARGV[3]) end
+  -- What was lost with its month is in the ledger.
+  if not open(0, '0', 14) then return {2, now, month_of_now()} end
+  if number(ARGV[12]) == number(get('month')) then
+    release(ARGV[10], ARGV[11])
+    add('spent', ARGV[13])
+  end
   return account(1)
 end
 

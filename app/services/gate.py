@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from attrs import define
+from attrs import define, field
 
 from app.services.metering import Line
+from domain.errors import ApiError, Unavailable
 from domain.plans import STRICTEST, Plan
 from domain.pricing import most_cost
-from domain.rates import Ask, Spend, Verdict, budget_spent, limit_headers, refusal
+from domain.rates import Ask, Spend, Verdict, budget_spent, limit_headers, refusal, span_of
 from domain.request import ProxyRequest
 from ports.limits import Budgets, Limits
+from ports.storage import Journal, UsageReports
+
+CATCH_UP = 1.0
+"""Seconds that rows of an earlier process may take to the ledger."""
+PATIENCE = 2.0
+"""Seconds a call waits to hear what was spent."""
+MOST_ASKED = 1_000
+"""Questions to the ledger that may be open at once."""
 
 
 @define
@@ -52,7 +61,7 @@ class Gate:
             return
         most = most_cost(request, line.price)
         answer = asyncio.ensure_future(
-            self.budgets.reserve(Spend(line.grant.project, most, budget, self.clock()))
+            self.budgets.reserve(Spend(line.grant.project, most, budget, self.clock(), line.id))
         )
         try:
             line.reserved = await answer
@@ -94,3 +103,47 @@ class Gate:
 
 async def _passed() -> None:
     return None
+
+
+@define
+class Spending:
+    """What the ledger says of a month: asked once, however many wait to hear it, and none of them for long.
+
+    The ledger is asked on after the last of them has left: a statement under way is not cut off.
+    """
+
+    ledger: UsageReports
+    journal: Journal
+    _asking: dict[tuple[str, int], asyncio.Task[int | None]] = field(factory=dict)
+    _caught_up: bool = False
+
+    async def __call__(self, project: str, month: int, /) -> int:
+        asking = self._asking.get((project, month))
+        if asking is None:
+            asking = self._begin(project, month)
+        await asyncio.wait([asking], timeout=PATIENCE)
+        spent = asking.result() if asking.done() else None
+        if spent is None:
+            raise Unavailable(
+                "What your project has spent this month cannot be read right now.", retry_after=5
+            )
+        return spent
+
+    def _begin(self, project: str, month: int) -> asyncio.Task[int | None]:
+        if len(self._asking) >= MOST_ASKED:
+            raise Unavailable("Too many budgets are being read.", retry_after=1)
+        asking = asyncio.ensure_future(self._ask(project, month))
+        self._asking[project, month] = asking
+        asking.add_done_callback(lambda _: self._asking.pop((project, month)))
+        return asking
+
+    async def _ask(self, project: str, month: int) -> int | None:
+        """None if the ledger is away."""
+        if not self._caught_up:
+            # What an earlier process left in its journal was spent, too.
+            await self.journal.drain(CATCH_UP)
+            self._caught_up = True
+        try:
+            return (await self.ledger.sum(project, span_of(month))).cost
+        except ApiError:
+            return None

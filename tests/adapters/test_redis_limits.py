@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import secrets
 import subprocess
@@ -19,7 +20,7 @@ from adapters.redis.connection import NoAnswer, RedisFault
 from adapters.redis.limits import RedisLimits, keys_of
 from domain.errors import Unavailable
 from domain.plans import Plan
-from domain.rates import CONCURRENCY, LEASE, MONTH, RATE, Ask, Spend
+from domain.rates import CONCURRENCY, HELD, LEASE, MONTH, RATE, Ask, Spend, month_of
 from tests.contracts.test_limits import MILLION, StillLink, plan
 from tests.support.fixtures import async_fixture
 
@@ -56,6 +57,15 @@ async def stack():
 
 def asked(numbers: Plan, request: str = "r", now: float | None = None) -> Ask:
     return Ask("p", numbers, request, time.time() if now is None else now)
+
+
+SERIAL = itertools.count()
+
+
+def costs(most: int, budget: int, now: float | None = None, project: str = "p") -> Spend:
+    """A call of its own."""
+    when = time.time() if now is None else now
+    return Spend(project, most, budget, when, f"call {next(SERIAL)}")
 
 
 def limits_over(stack, link, processes=4, **more) -> RedisLimits:
@@ -169,11 +179,13 @@ async def main(url, shared, seed, budget, most):
     await link.ping()
     print("ready", flush=True)
     sys.stdin.readline()
-    dice, spent, refused = random.Random(seed), 0, 0
+    dice, spent, refused, serial = random.Random(seed), 0, 0, [0]
     async def call():
         nonlocal spent, refused
         while True:
-            reservation = await budgets.reserve(Spend("p", most, budget, 1.8e9))
+            serial[0] += 1
+            spend = Spend("p", most, budget, 1.8e9, f"{seed} {serial[0]}")
+            reservation = await budgets.reserve(spend)
             if reservation is None:
                 refused += 1
                 return
@@ -267,6 +279,45 @@ async def test_what_still_runs_keeps_its_lease(link, stack, clock):
     assert "" == (await limits.admit(asked(numbers, "other"))).refused
 
 
+PAYER = """
+import asyncio, sys, time
+from adapters.redis.budgets import RedisBudgets
+from adapters.redis.cluster import open_link
+from domain.rates import Spend
+
+async def main(url):
+    link = open_link(url, command_timeout=2, connect_timeout=2)
+    budgets = RedisBudgets(link, 4)
+    assert None is not await budgets.reserve(Spend("p", 90, 100, time.time(), "lost"))
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_what_a_killed_process_set_aside_returns(valkey, link, clock):
+    """With the lease of its call, and not before; nothing of it stays in Redis."""
+    began = time.time()
+    payer = start(PAYER, valkey.url)
+    assert "ready\n" == payer.stdout.readline()
+    payer.kill()
+    payer.communicate()
+    budgets = RedisBudgets(StillLink(link, clock), 4)
+
+    clock.now = began + HELD - 1
+    assert None is await budgets.reserve(costs(11, 100))
+    assert [b":lost"] == await holds(link)
+    clock.now = time.time() + HELD
+    whole = await budgets.reserve(costs(100, 100))
+    assert [f":{whole.call}".encode()] == await holds(link)
+
+
+async def holds(link, project="p"):
+    fields = await link.execute("HKEYS", keys_of("watchllm:l:", project)[2])
+    return sorted(name for name in fields if name.startswith(b":"))
+
+
 # --- what it costs --------------------------------------------------------------------------------
 
 
@@ -299,7 +350,7 @@ async def test_no_key_is_for_ever(valkey, link, stack):
     """Each has an end of life, of 33 days at most."""
     limits, budgets = limits_over(stack, link), RedisBudgets(link, 4)
     await limits.admit(asked(plan(2, 2, 2)))
-    await budgets.reserve(Spend("p", 5, 10, time.time()))
+    await budgets.reserve(costs(5, 10))
     keys = await link.execute("KEYS", "*")
 
     assert set(keys_of("watchllm:l:", "p")) == {key.decode() for key in keys}
@@ -321,14 +372,48 @@ async def test_who_leaves_holds_nothing(link, stack):
     """A caller that is cancelled while it waits keeps neither a lease nor money."""
     limits, budgets = limits_over(stack, link), RedisBudgets(link, 4)
     verdict = limits.admit(asked(plan(at_once=1), "gone"))
-    reservation = budgets.reserve(Spend("p", 10, 10, time.time()))
+    reservation = asyncio.ensure_future(budgets.reserve(costs(10, 10)))
+    await asyncio.sleep(0)
     verdict.cancel()
     reservation.cancel()
     await link.ping()
     await link.ping()
 
     assert "" == (await limits.admit(asked(plan(at_once=1), "next"))).refused
-    assert None is not await budgets.reserve(Spend("p", 10, 10, time.time()))
+    assert None is not await budgets.reserve(costs(10, 10))
+
+
+class LeavingLink(CountingLink):
+    """Whoever asks for money leaves in the very turn in which the answer arrives."""
+
+    task = None
+
+    def execute(self, *args):
+        sent = super().execute(*args)
+        if self.task and "reserve" in args:
+            answered = asyncio.get_running_loop().create_future()
+
+            def hand_over(done):
+                answered.set_result(done.result())
+                # After those who wait for it were told, before they run.
+                asyncio.get_running_loop().call_soon(lambda: self.task.cancel())
+
+            sent.add_done_callback(hand_over)
+            return answered
+        return sent
+
+
+async def test_who_leaves_as_the_money_is_granted_holds_nothing(link):
+    """It was set aside and nobody is there to say so: it returns at once."""
+    leaving = LeavingLink(link)
+    budgets = RedisBudgets(leaving, 4)
+    await budgets.reserve(costs(1, 100))
+    task = leaving.task = asyncio.ensure_future(budgets.reserve(costs(99, 100)))
+    await asyncio.wait([task])
+    await link.ping()
+
+    assert task.cancelled()
+    assert (0, 1) == await purse(link)
 
 
 # --- while Redis is away --------------------------------------------------------------------------
@@ -444,25 +529,25 @@ async def test_who_runs_alone_is_counted_again(valkey, link, stack):
 async def test_money_alone_is_a_share_of_the_rest_and_ages(valkey, link):
     """From what Redis said last; after a quarter of an hour, and where it never spoke, nothing is spent."""
     budgets, now = RedisBudgets(link, 2), time.time()
-    open_call = await budgets.reserve(Spend("p", 400, 1000, now))
+    open_call = await budgets.reserve(costs(400, 1000, now))
     valkey.kill()
-    alone = await budgets.reserve(Spend("p", 300, 1000, now))
+    alone = await budgets.reserve(costs(300, 1000, now))
     assert (300, 2) == (alone.amount, alone.weight)
-    assert None is await budgets.reserve(Spend("p", 1, 1000, now))
+    assert None is await budgets.reserve(costs(1, 1000, now))
     budgets.settle(alone, 100)
     await down(link)
     budgets.settle(open_call, 0)
-    assert None is not await budgets.reserve(Spend("p", 400, 1000, now + STALE))
+    assert None is not await budgets.reserve(costs(400, 1000, now + STALE))
     with pytest.raises(Unavailable):
-        await budgets.reserve(Spend("p", 1, 1000, now + STALE + 1))
+        await budgets.reserve(costs(1, 1000, now + STALE + 1))
     with pytest.raises(Unavailable):
-        await budgets.reserve(Spend("q", 1, 1000, now))
+        await budgets.reserve(costs(1, 1000, now, "q"))
 
     valkey.start()
     await until_up(link)
     # 100 spent, 400 set aside; the server had forgotten all of it.
-    assert None is await budgets.reserve(Spend("p", 501, 1000, now))
-    assert None is not await budgets.reserve(Spend("p", 500, 1000, now))
+    assert None is await budgets.reserve(costs(501, 1000, now))
+    assert None is not await budgets.reserve(costs(500, 1000, now))
 
 
 async def test_an_emptied_server_is_told_by_those_who_remember(link, stack):
@@ -470,14 +555,130 @@ async def test_an_emptied_server_is_told_by_those_who_remember(link, stack):
     limits, budgets = limits_over(stack, link), RedisBudgets(link, 4)
     for n in range(3):
         await limits.admit(asked(plan(3, 4), str(n)))
-    await budgets.reserve(Spend("p", 90, 100, time.time()))
+    await budgets.reserve(costs(90, 100))
     await link.execute("FLUSHALL")
 
     assert RATE == (await limits.admit(asked(plan(3, 4)))).refused
     assert "" == (await limits.admit(asked(plan(0, 4)))).refused
     assert MONTH == (await limits.admit(asked(plan(0, 4)))).refused
-    assert None is await budgets.reserve(Spend("p", 11, 100, time.time()))
-    assert None is not await budgets.reserve(Spend("p", 10, 100, time.time()))
+    assert None is await budgets.reserve(costs(11, 100))
+    assert None is not await budgets.reserve(costs(10, 100))
+
+
+async def purse(link, project="p"):
+    """Spent, and held."""
+    found = await link.execute("HMGET", keys_of("watchllm:l:", project)[2], "spent", "held")
+    return tuple(int(one) for one in found)
+
+
+async def told(link, budgets, most, budget):
+    """What is known after one more call that costs nothing."""
+    budgets.settle(await budgets.reserve(costs(most, budget)), 0)
+    await link.ping()
+    return await purse(link)
+
+
+async def test_emptied_under_way_nothing_is_counted_twice_nor_forgotten(link):
+    """Three processes with calls open and different memories: at the end the purse is what the calls cost."""
+    one, two, three = [RedisBudgets(link, 4) for _ in range(3)]
+    calls = [
+        (budgets, await budgets.reserve(costs(100, 10_000)))
+        for budgets in (one, two, three, one, two, three)
+    ]
+    one.settle(calls[0][1], 10)
+    await link.ping()
+    await link.execute("FLUSHALL")
+    # It has not heard of the last call of all, nor that the first one is over.
+    assert (0, 500) == await told(link, two, 1, 10_000)
+    for cost, (budgets, call) in zip((20, 30, 40, 50, 60), calls[1:], strict=True):
+        budgets.settle(call, cost)
+    await link.ping()
+
+    assert (210, 0) == await told(link, three, 1, 10_000)
+    assert [] == await holds(link)
+
+
+async def test_emptied_a_stranger_begins_with_the_ledger(link):
+    """And those who remember more add what the ledger did not know yet, those who remember less nothing."""
+    ledger = {"p": 500}
+
+    async def spent(project, month):
+        return ledger[project]
+
+    little, much = RedisBudgets(link, 4, spent), RedisBudgets(link, 4, spent)
+    little.settle(await little.reserve(costs(10, 1_000)), 10)
+    await link.ping()
+    much.settle(await much.reserve(costs(80, 1_000)), 80)
+    await link.ping()
+    await link.execute("FLUSHALL")
+    # Of the 90 that were spent meanwhile 30 have reached the ledger.
+    ledger["p"] = 530
+    stranger = RedisBudgets(link, 4, spent)
+    stranger.settle(await stranger.reserve(costs(100, 1_000)), 7)
+    await link.ping()
+    assert (537, 0) == await purse(link)
+    assert (537, 0) == await told(link, little, 1, 1_000)
+    assert (597, 0) == await told(link, much, 1, 1_000)
+    assert (597, 0) == await told(link, stranger, 1, 1_000)
+
+
+async def test_emptied_and_all_restarted_the_ledger_tells(valkey, link):
+    """Nobody remembers: the month goes on with what the ledger has, and without what crashed calls had set aside."""
+    before = RedisBudgets(link, 4)
+    before.settle(await before.reserve(costs(500, 1_000)), 400)
+    await before.reserve(costs(600, 1_000))
+    await link.ping()
+    valkey.kill()
+    valkey.start()
+    await until_up(link)
+
+    async def spent(project, month):
+        return 400
+
+    after = RedisBudgets(link, 4, spent)
+    assert None is await after.reserve(costs(601, 1_000))
+    assert None is not await after.reserve(costs(600, 1_000))
+
+
+async def test_a_purse_of_an_earlier_release_begins_anew(link):
+    """It does not say what of it was spent."""
+
+    async def spent(project, month):
+        return 60
+
+    key = keys_of("watchllm:l:", "p")[2]
+    month = month_of(round(time.time() * 1_000_000))
+    await link.execute("HSET", key, "month", month, "version", 7, "spent", 95)
+    assert (60, 0) == await told(link, RedisBudgets(link, 4, spent), 40, 100)
+
+
+async def test_money_set_aside_alone_has_its_lease_when_redis_is_back(valkey, link, clock):
+    """By its call's name: settled, it is gone at once; its process killed, with the lease."""
+    still = StillLink(link, clock)
+    budgets = RedisBudgets(still, 2)
+    first = await budgets.reserve(costs(100, 1_000, clock()))
+    valkey.freeze()
+    calls = [await budgets.reserve(costs(100, 1_000, clock())) for _ in range(3)]
+    assert [2, 2, 2] == [call.weight for call in calls]
+    budgets.settle(calls[0], 30)
+    budgets.settle(first, 40)
+    await down(link)
+
+    valkey.thaw()
+    await until_up(link)
+    budgets.settle(await budgets.reserve(costs(1, 1_000, clock())), 0)
+    await link.ping()
+    assert (70, 200) == await purse(link)
+    assert sorted(f":{call.call}".encode() for call in calls[1:]) == await holds(link)
+    budgets.settle(calls[1], 50)
+    await link.ping()
+    assert (120, 100) == await purse(link)
+    clock.advance(HELD)
+    other = RedisBudgets(still, 2)
+    other.settle(await other.reserve(costs(880, 1_000, clock())), 0)
+    await link.ping()
+    assert (120, 0) == await purse(link)
+    assert [] == await holds(link)
 
 
 async def down(link):

@@ -5,6 +5,7 @@ Redis runs the packaged script; only its clock is replaced by the test's.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from contextlib import AsyncExitStack, aclosing
@@ -12,18 +13,35 @@ from datetime import UTC, datetime
 from importlib.resources import files
 
 import pytest
-from attrs import define
+from attrs import define, field
 
 from adapters.memory.limits import MemoryBudgets, MemoryLimits
 from adapters.redis.budgets import RedisBudgets
 from adapters.redis.cluster import open_link
 from adapters.redis.limits import RedisLimits
+from domain.errors import Unavailable
 from domain.plans import Plan
-from domain.rates import CONCURRENCY, MONTH, RATE, Ask, Spend, Standing, month_of, take
+from domain.rates import (
+    CONCURRENCY,
+    HELD,
+    MONTH,
+    RATE,
+    Ask,
+    Purse,
+    Reservation,
+    Spend,
+    Standing,
+    month_of,
+    reserve,
+    settle,
+    take,
+    turned,
+)
 from tests.support.fixtures import async_fixture
 
 SCRIPT = files("adapters.redis").joinpath("limits.lua").read_text()
 MILLION = 10**18
+LEASE = round(HELD * 1_000_000)
 
 
 def plan(per_minute: int = 0, per_month: int = 0, at_once: int = 0) -> Plan:
@@ -51,13 +69,37 @@ class StillLink:
 
 
 @define
+class Books:
+    """A ledger: what was spent, by project and month. `asked` is how often; while it is `away` it cannot be asked."""
+
+    spent: dict[tuple[str, int], int] = field(factory=dict)
+    asked: int = 0
+    away: bool = False
+    gate: asyncio.Event | None = None
+
+    async def __call__(self, project, month):
+        self.asked += 1
+        spent = self.spent.get((project, month), 0)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.away:
+            raise Unavailable("away")
+        return spent
+
+
+@define
 class Counted:
     """An adapter's two halves, and the shortest way to ask them."""
 
     limits: object
     budgets: object
     clock: object
+    books: Books
     serial: int = 0
+
+    @property
+    def month(self):
+        return month_of(round(self.clock() * 1_000_000))
 
     async def ask(self, numbers: Plan, project: str = "p", request: str = ""):
         self.serial += 1
@@ -72,7 +114,22 @@ class Counted:
         self.limits.release(Ask(project, numbers, request, self.clock()))
 
     async def reserve(self, most: int, budget: int, project: str = "p"):
-        return await self.budgets.reserve(Spend(project, most, budget, self.clock()))
+        self.serial += 1
+        spend = Spend(project, most, budget, self.clock(), f"c{self.serial}")
+        return await self.budgets.reserve(spend)
+
+    async def left(self, budget: int = MILLION, project: str = "p") -> int:
+        """What can be set aside, found by asking."""
+        least, most = 0, budget + 1
+        while most - least > 1:
+            amount = (least + most) // 2
+            found = await self.reserve(amount, budget, project)
+            if found is None:
+                most = amount
+            else:
+                self.budgets.settle(found, 0)
+                least = amount
+        return least
 
 
 @pytest.fixture(params=["memory", "redis", "cluster"])
@@ -82,8 +139,9 @@ def kind(request):
 
 @async_fixture
 async def counted(kind, clock, request):
+    books = Books()
     if kind == "memory":
-        yield Counted(MemoryLimits(), MemoryBudgets(), clock)
+        yield Counted(MemoryLimits(), MemoryBudgets(books), clock, books)
         return
     async with AsyncExitStack() as stack:
         url = request.getfixturevalue("valkey_url" if kind == "redis" else "valkey_cluster_url")
@@ -93,7 +151,8 @@ async def counted(kind, clock, request):
         prefix = f"test:{secrets.token_hex(6)}:"
         limits = RedisLimits(still, processes=4, prefix=prefix)
         stack.callback(limits.close)
-        yield Counted(limits, RedisBudgets(still, processes=4, prefix=prefix), clock)
+        budgets = RedisBudgets(still, 4, books, prefix=prefix)
+        yield Counted(limits, budgets, clock, books)
 
 
 async def test_the_number_of_the_plan_passes(counted, clock):
@@ -237,3 +296,124 @@ async def test_a_budget_is_the_months(counted, clock):
     counted.budgets.settle(late, 0)
     assert None is await counted.reserve(41, 100)
     assert None is not await counted.reserve(40, 100)
+
+
+async def test_money_of_a_call_that_never_ends_returns(counted, clock):
+    """With its lease, and not sooner; what is settled in time stays settled."""
+    await counted.reserve(90, 100)
+    clock.advance(60)
+    good = await counted.reserve(10, 100)
+    counted.budgets.settle(good, 4)
+    clock.advance(HELD - 61)
+    assert 6 == await counted.left(100)
+    clock.advance(1)
+    assert 96 == await counted.left(100)
+
+
+async def test_a_call_that_outlives_its_lease_is_counted_once(counted, clock):
+    """At what it cost, beside what was set aside for others meanwhile."""
+    long, other = await counted.reserve(90, 100), None
+    clock.advance(HELD)
+    other = await counted.reserve(30, 100)
+    counted.budgets.settle(long, 50)
+    assert 20 == await counted.left(100)
+    counted.budgets.settle(other, 0)
+    assert 50 == await counted.left(100)
+
+
+async def test_every_schedule_of_money_is_ruled_as_the_domain_rules(counted, clock):
+    """Random amounts, times and losses over hours: each yes and no is that of domain.rates, to the picodollar."""
+    dice, purse, running, seen = random.Random(11), Purse(counted.month), [], []
+    for number in range(300):
+        clock.advance(round(dice.expovariate(1 / 40), 6))
+        now, most = round(clock() * 1_000_000), dice.randrange(1, MILLION // 6)
+        if dice.random() < 0.3:
+            there = turned(purse, now)
+            most = max(1, MILLION - there.spent - there.held + dice.choice([0, 1]))
+        after = reserve(purse, Spend("p", most, MILLION, 0, f"c{number + 1}"), now, LEASE)
+        found = await counted.reserve(most, MILLION)
+        assert (after is None) == (found is None)
+        seen.append(found is None)
+        if found is not None:
+            purse = after
+            # Some are never heard of again.
+            running += [found] if dice.random() < 0.7 else []
+        while running and dice.random() < 0.5:
+            call = running.pop(dice.randrange(len(running)))
+            cost = dice.randrange(0, call.amount // 90 + 2)
+            assert call == Reservation("p", call.amount, purse.month, call.call)
+            counted.budgets.settle(call, cost)
+            purse = settle(purse, call, cost)
+
+    assert 30 < sum(seen) < 270
+
+
+# --- money that was spent before ---------------------------------------------------------------------
+
+
+async def test_a_month_begins_with_what_the_ledger_says(counted, clock):
+    """Asked once, by the first call; each project has its own."""
+    counted.books.spent = {("p", counted.month): MILLION - 30, ("q", counted.month - 1): MILLION}
+    assert None is await counted.reserve(31, MILLION)
+    first = await counted.reserve(30, MILLION)
+    counted.budgets.settle(first, 10)
+    assert 20 == await counted.left()
+    assert 1 == counted.books.asked
+    assert MILLION == await counted.left(project="q")
+
+
+async def test_a_new_month_is_not_asked_for(counted, clock):
+    """A counter that was there all the time knows that nothing was spent in it."""
+    await counted.reserve(100, 100)
+    clock.now = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+    counted.books.away = True
+    assert 100 == await counted.left(100)
+    assert 1 == counted.books.asked
+
+
+async def test_what_cannot_be_known_is_not_spent(counted):
+    """While the ledger is away no call is allowed, and the next one asks again. What is known goes on."""
+    counted.books.spent = {("p", counted.month): 60}
+    counted.books.away = True
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await counted.reserve(1, 100)
+    counted.books.away = False
+    assert 40 == await counted.left(100)
+    counted.books.away = True
+    assert 40 == await counted.left(100)
+
+
+async def test_what_was_spent_before_is_counted_once(counted):
+    """Ten first calls at once all hear of it; and one that hears late changes nothing that others did since."""
+    counted.books.spent = {("p", counted.month): 60}
+    counted.books.gate = asyncio.Event()
+    late = asyncio.ensure_future(counted.reserve(1, 100))
+    while not counted.books.asked:
+        await asyncio.sleep(0.001)
+    late_gate, counted.books.gate = counted.books.gate, None
+    found = await asyncio.gather(*[counted.reserve(5, 100) for _ in range(10)])
+    granted = [one for one in found if one is not None]
+    assert [5] * 8 == [one.amount for one in granted]
+    for one in granted:
+        counted.budgets.settle(one, 4)
+    # By now the ledger has them too.
+    counted.books.spent = {("p", counted.month): 92}
+    assert 8 == await counted.left(100)
+    late_gate.set()
+    assert 1 == (await late).amount
+    assert 7 == await counted.left(100)
+
+
+async def test_who_leaves_while_the_ledger_is_asked_spends_nothing(counted):
+    """And the next one asks anew."""
+    counted.books.gate = asyncio.Event()
+    gone = asyncio.ensure_future(counted.reserve(70, 100))
+    while not counted.books.asked:
+        await asyncio.sleep(0.001)
+    gone.cancel()
+    counted.books.gate.set()
+    await asyncio.wait([gone])
+
+    assert gone.cancelled()
+    assert 100 == await counted.left(100)

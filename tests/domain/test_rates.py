@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 import throttled.utils
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from throttled import Throttled, per_min
@@ -16,19 +17,23 @@ from domain.errors import QuotaExhausted, RateLimited
 from domain.plans import Plan
 from domain.rates import (
     CONCURRENCY,
+    HELD,
     MONTH,
     RATE,
+    Hold,
     Purse,
     Reservation,
     Spend,
     Standing,
     Verdict,
     go_duration,
+    held_for,
     limit_headers,
     month_of,
     refusal,
     reserve,
     settle,
+    span_of,
     take,
     unlimited,
 )
@@ -254,26 +259,73 @@ def test_no_number_no_limit():
 # --- money ----------------------------------------------------------------------------------------
 
 
+LEASE = 660_000_000
+
+
+def aside(purse: Purse, most: int, budget: int, now: int, call: str, weight: int = 1):
+    return reserve(purse, Spend("p", most, budget, 0, call), now, LEASE, weight)
+
+
+def of(purse: Purse) -> tuple[int, int]:
+    return purse.spent, purse.held
+
+
 def test_money_is_set_aside_and_settled():
     """To the picodollar at a million dollars: what is not used returns, what was used beyond is spent."""
     million = 10**18
-    first = reserve(Purse(), Spend("p", million - 1, million, 0), NOW)
-    assert None is reserve(first, Spend("p", 2, million, 0), NOW)
-    assert million == reserve(first, Spend("p", 1, million, 0), NOW).spent
+    first = aside(Purse(), million - 1, million, NOW, "a")
+    assert None is aside(first, 2, million, NOW, "b")
+    assert (0, million) == of(aside(first, 1, million, NOW, "b"))
 
-    reservation = Reservation("p", million - 1, month_of(NOW))
-    assert 3 == settle(first, reservation, 3).spent
-    assert million + 5 == settle(first, reservation, million + 5).spent
+    reservation = Reservation("p", million - 1, month_of(NOW), "a")
+    assert (3, 0) == of(settle(first, reservation, 3))
+    assert (million + 5, 0) == of(settle(first, reservation, million + 5))
 
 
 def test_a_call_is_paid_in_the_month_that_it_began_in():
     """Settled after the turn of the month, it touches nothing of the new one."""
     end = micros(2026, 12, 31, 23, 59, 59)
-    old = reserve(Purse(), Spend("p", 70, 100, 0), end)
-    new = reserve(old, Spend("p", 60, 100, 0), end + 1_000_000)
+    old = aside(Purse(), 70, 100, end, "a")
+    new = aside(old, 60, 100, end + 1_000_000, "b")
 
-    assert (old.month + 1, 60) == (new.month, new.spent)
-    assert new == settle(new, Reservation("p", 70, old.month), 0)
+    assert (old.month + 1, 0, 60) == (new.month, *of(new))
+    assert new == settle(new, Reservation("p", 70, old.month, "a"), 0)
+
+
+def test_money_of_a_call_that_never_ends_returns():
+    """When its lease has ended, and not a microsecond sooner; settled after that its cost counts, and once."""
+    purse = aside(Purse(), 100, 100, NOW, "lost")
+    assert None is aside(purse, 1, 100, NOW + LEASE - 1, "next")
+    purse = aside(purse, 60, 100, NOW + LEASE, "next")
+    assert (0, 60) == of(purse)
+
+    late = settle(purse, Reservation("p", 100, purse.month, "lost"), 40)
+    assert (40, 60) == of(late)
+    assert (95, 0) == of(settle(late, Reservation("p", 60, purse.month, "next"), 55))
+
+
+def test_what_nobody_can_name_is_given_back_by_those_it_was_of():
+    """Of money that is only known by its sum a call takes back its own, never more than there is."""
+    ends = NOW + LEASE
+    purse = Purse(month_of(NOW), 5, 107, ends, {"": Hold(100, ends), "a": Hold(7, ends)})
+    one = Reservation("p", 70, purse.month, "b")
+
+    assert (6, 37) == of(settle(purse, one, 1))
+    assert (7, 7) == of(settle(settle(purse, one, 1), evolve(one, call="c"), 1))
+    assert (5, 100) == of(settle(purse, Reservation("p", 7, purse.month, "a"), 0))
+
+
+@pytest.mark.parametrize("year", [1999, 2028, 2100])
+def test_the_ledgers_span_of_a_month_is_the_month(year):
+    """From its first hour to its last, every month."""
+    for month in range(1, 13):
+        begins, ends = micros(year, month, 1), micros(year + month // 12, month % 12 + 1, 1)
+        span = span_of(month_of(begins))
+        assert (begins, ends) == (span.since * 1_000_000, span.until * 1_000_000)
+
+
+def test_a_lease_is_longer_than_the_longest_call():
+    assert (660, 660) == (HELD, round(held_for(600.0), 6))
 
 
 # --- how it is told -------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ from typing import Any
 
 import orjson
 import pytest
+from attrs import define, field
 
+from domain.errors import Unavailable
 from domain.pricing import most_cost
 from domain.request import Endpoint, parse_request
 from domain.routing import route
@@ -335,3 +337,72 @@ async def test_a_stream_spends_what_it_cost(house: OpenHouse, upstream: Scripted
     assert "[DONE]" == events(whole.body)[-1]
     assert 200 == after.status
     assert 2 == len(asked(upstream))
+
+
+@define
+class Ledger:
+    """Counts who asks it; while it is `away` it cannot be asked."""
+
+    real: Any
+    asked: list[str] = field(factory=list)
+    away: bool = False
+
+    async def sum(self, project: str, span: Any) -> Any:
+        self.asked.append(project)
+        if self.away:
+            raise Unavailable("away")
+        return await self.real.sum(project, span)
+
+
+@pytest.fixture
+def ledger(house: OpenHouse) -> Ledger:
+    budgets: Any = house.house.front.proxy.gate.budgets
+    budgets._spent.ledger = Ledger(budgets._spent.ledger)
+    found: Ledger = budgets._spent.ledger
+    return found
+
+
+async def test_only_the_first_call_of_a_budget_asks_the_ledger(
+    house: OpenHouse, ledger: Ledger
+) -> None:
+    """Neither a project without a budget does, nor a hit."""
+    for _ in range(2):
+        assert 200 == (await house.ask(question())).status
+    assert [] == ledger.asked
+    project, key = await budgeted(house, 10**12)
+    for number in (1, 1, 2, 3, 3):
+        assert 200 == (await house.ask(question(number), key=key)).status
+    assert [project] == ledger.asked
+
+
+async def test_a_new_budget_counts_what_the_month_has_cost(house: OpenHouse) -> None:
+    """What was spent before the project had a budget is spent, too."""
+    project, key = await house.new_project("late")
+    first = await house.ask(question(max_tokens=10), key=key)
+    assert "0" != first.headers["x-watchllm-cost-usd"]
+    reserved = most(house, question(max_tokens=10))
+    await house.rows()
+    await house.storage.projects.set_budget(project.id, reserved)
+    began, number = time.monotonic(), 0
+    while (await house.ask(question(number, max_tokens=10), key=key)).status != 429:
+        number += 1
+        assert time.monotonic() - began < 1.5
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_budget_that_nobody_knows_is_closed(
+    house: OpenHouse, upstream: ScriptedUpstream, ledger: Ledger, stream: bool
+) -> None:
+    """503 with a time to come back, nothing is asked of a provider; other projects and hits do not notice."""
+    ledger.away = True
+    _, key = await budgeted(house, 10**12)
+    refused = await house.ask(question(stream=stream), key=key)
+
+    assert (503, "5") == (refused.status, refused.headers["Retry-After"])
+    assert [] == asked(upstream)
+    assert 200 == (await house.ask(question(stream=stream))).status
+    ledger.away = False
+    assert 200 == (await house.ask(question(stream=stream), key=key)).status
+    ledger.away = True
+    assert 200 == (await house.ask(question("more", stream=stream), key=key)).status
