@@ -30,6 +30,9 @@ WEEKLY_REPORT = "weekly_report"
 MAIL, TEAM, CHANNEL = "mail", "team", "channel"
 """By mail to the project's owners, to the operator's team channels, to the project's own channel."""
 
+WAITING, SENT, DEAD = STATES = ("waiting", "sent", "dead")
+"""What a delivery is: yet to be sent, sent, given up."""
+
 OWNERS = frozenset({MAIL, CHANNEL})
 EVERYBODY = frozenset({MAIL, TEAM, CHANNEL})
 
@@ -52,6 +55,9 @@ AUDIENCES: Mapping[str, frozenset[str]] = {
     PROVIDER_KEY_REFUSED: frozenset({TEAM}),
     WEEKLY_REPORT: OWNERS,
 }
+
+ON_THE_BILL = frozenset({PAYMENT_FAILED, PAYMENT_ACTION_REQUIRED})
+"""They go to the address on the bill."""
 
 OPTIONAL = frozenset({WEEKLY_REPORT})
 """Not transactional: whoever gets one can ask for no more."""
@@ -115,6 +121,12 @@ class Delivery:
     dead_at: float | None = None
     fault: str = ""
 
+    @property
+    def state(self) -> str:
+        if self.sent_at is not None:
+            return SENT
+        return WAITING if self.dead_at is None else DEAD
+
 
 class Undelivered(Exception):
     """`reason` is a short text without any address or secret; `permanent` if trying again is no use."""
@@ -158,8 +170,9 @@ def deliveries(
 
 
 def _mail_for(notice: Notice, contact: Contact) -> str:
-    on_the_bill = notice.kind in (PAYMENT_FAILED, PAYMENT_ACTION_REQUIRED)
-    return notice.email or contact.email if on_the_bill else contact.email or notice.email
+    if notice.kind in ON_THE_BILL:
+        return notice.email or contact.email
+    return contact.email or notice.email
 
 
 def pause(attempts: int, chance: float) -> float:

@@ -85,6 +85,9 @@ class BillingTurn(Protocol):
     async def set_plan(self, project: str, plan: str, /) -> bool:
         """False if there is no such project."""
 
+    async def project_of(self, customer: str, /) -> str:
+        """Whose account the customer pays for; empty if nobody's."""
+
     async def contact(self, project: str, /) -> Contact:
         """An empty one if its owners gave none."""
 

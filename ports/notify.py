@@ -47,7 +47,10 @@ class Postbox(Protocol):
         """How many are not sent, and for how many seconds the oldest is due; dead ones aside."""
 
     async def forget(self, before: float, /) -> int:
-        """Removes what was sent or given up before then; how many these were."""
+        """Removes what was sent or given up before then and will never be told again, such as last month's quotas.
+
+        How many these were. What a subscription's history tells stays, or it would be sent anew.
+        """
 
 
 class Contacts(Protocol):

@@ -82,7 +82,7 @@ class UsageLog(Protocol):
 
 
 class UsageReports(Protocol):
-    """What the ledger holds of one project, read beside the road of requests and never in its way.
+    """What the ledger holds, mostly of one project, read beside the road of requests and never in its way.
 
     Sums are of records that `UsageLog.append` has taken, to the last picodollar.
     """
@@ -102,6 +102,15 @@ class UsageReports(Protocol):
 
     async def find(self, project: str, request: str, /) -> UsageRecord | None:
         """The row of a request by its id; None if it is another project's or not there yet."""
+
+    async def months(self, since: int, /) -> Mapping[str, UsageSums]:
+        """Of each project that used anything: the sums of all days (UTC) from `since` on, epoch seconds."""
+
+    async def served(self, project: str, span: Span, /) -> int:
+        """How many requests were not denied, counted row by row: to be asked seldom."""
+
+    async def tokens_saved(self, project: str, span: Span, /) -> int:
+        """All tokens of hits, which no provider made anew; counted row by row as well."""
 
 
 class Journal(Protocol):

@@ -1,4 +1,4 @@
-"""Who watches: told once of every finished request and of every crash. What stands still until somebody asks, such as
+"""Who watches: told once of every finished request, crash and alarm. What stands still until somebody asks, such as
 the size of a cache, is not told but read, through callables that give `Reading`s."""
 
 from __future__ import annotations
@@ -31,6 +31,17 @@ class Reading:
 Readings = Callable[[], Iterable[Reading]]
 
 
+class Alarm(Exception):
+    """Something of ours has stopped working, or never fitted; told as a crash is, though nothing was raised.
+
+    `urgent` means that it stays so until somebody acts; the others mend themselves.
+    """
+
+    def __init__(self, text: str, *, urgent: bool) -> None:
+        super().__init__(text)
+        self.urgent = urgent
+
+
 class Observer(Protocol):
     """Told on the road of requests: returns at once, waits for nothing and never raises."""
 
@@ -38,4 +49,5 @@ class Observer(Protocol):
         """Called once per request of a known caller, when it is over."""
 
     def crash(self, error: BaseException, where: str, /, **tags: str) -> None:
-        """Called for what nobody expected. `where` is a fixed text, `tags` say whose request it was."""
+        """Called for what nobody expected, and for an `Alarm`, once per change. `where` is a fixed text, `tags` say
+        whose request it was."""
