@@ -74,12 +74,20 @@ class SqliteCache:
         self._encode = encode
         self._decode = decode
         self._held: int | None = None
+        self.entries = 0
+        self.evictions = 0
+        """What had to leave for room since the start, not what ended by itself."""
         self.well = True
         self._unwritten: deque[tuple[Sequence[tuple[CacheKey, CacheEntry]], float]] = deque()
         self._unwritten_bytes = 0
         self._writing: asyncio.Task[None] | None = None
         # One process has the file for itself, so it knows what cannot be in there.
         self._seen = Seen()
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file holds, as far as they were counted yet."""
+        return self._held or 0
 
     def peek(self, key: CacheKey, /) -> CacheEntry | None:
         return None
@@ -206,6 +214,7 @@ class SqliteCache:
             list(chain.from_iterable(kept)),
         )
         self._held = (self._held or 0) + sum(row[2] for row in kept)
+        self.entries += len(kept)
 
     def _make_room(self, connection: sqlite3.Connection, now: float) -> None:
         if (self._held or 0) <= self._limit:
@@ -216,11 +225,13 @@ class SqliteCache:
         too_much = (self._held or 0) - self._limit
         if too_much <= 0:
             return
-        self._forget(connection, _DELETE_OLDEST, too_much)
+        self.evictions += self._forget(connection, _DELETE_OLDEST, too_much)
 
-    def _forget(self, connection: sqlite3.Connection, sql: str, *which: bytes | int) -> None:
+    def _forget(self, connection: sqlite3.Connection, sql: str, *which: bytes | int) -> int:
         gone = connection.execute(sql, which).fetchall()
         self._held = (self._held or 0) - sum(row["size"] for row in gone)
+        self.entries -= len(gone)
+        return len(gone)
 
     def _count(self, connection: sqlite3.Connection) -> None:
         """What the file holds, asked once: one process has it for itself."""
@@ -228,11 +239,12 @@ class SqliteCache:
             return
         connection.execute(_TABLE)
         connection.execute(_INDEX)
-        held = 0
+        held = entries = 0
         for row in connection.execute("SELECT digest, size FROM answers"):
             self._seen.add(row["digest"])
             held += row["size"]
-        self._held = held
+            entries += 1
+        self._held, self.entries = held, entries
 
     def _notice(self, trouble: Exception | None) -> None:
         """Told once per change, and only the kind: the words may hold what was asked."""

@@ -17,7 +17,7 @@ from adapters.sql.db import (
     optional_seconds,
     seconds,
 )
-from domain.errors import ApiError
+from domain.errors import ApiError, Unavailable
 from domain.project import ApiKey, Grant
 
 # PostgreSQL locks rows one by one: always in the same order, so that no two processes wait for each other.
@@ -82,8 +82,15 @@ class SqlKeys:
 
     async def sequence(self) -> int:
         found = await self._db.rows("SELECT number FROM grant_changes")
+        if not found:
+            # Row level security hides every row from a role that `watchllm migrate` does not know yet.
+            raise Unavailable("The database shows no rows.", retry_after=5)
         number: int = found[0]["number"]
         return number
+
+    async def ping(self) -> None:
+        """A server that answers is of no use without our tables."""
+        await self.sequence()
 
     async def add(self, key: ApiKey, digest: bytes, /) -> None:
         # Adding the same key again is as good as once; another key under its id is a mistake.

@@ -45,17 +45,19 @@ async def migrate(db: Db, migrations: Sequence[Migration] | None = None) -> list
     """Applies what is missing, all or nothing, and returns its names. Safe from several nodes at once.
 
     A database that is ahead of this version is left as it is, and said so in the log. The ledger's partitions for the
-    months to come are added each time.
+    months to come are added each time, and rights are set on whatever is new.
     """
     known = packaged(db.dialect) if migrations is None else migrations
     async with db.transaction(exclusive=True) as transaction:
         await transaction.script(_APPLIED)
         applied = await transaction.rows("SELECT name, checksum FROM migrations")
+        if not applied and db.dialect == POSTGRES:
+            await _check_empty(transaction)
         missing = _missing(known, {row["name"]: row["checksum"] for row in applied})
         for migration in missing:
             await _apply(transaction, migration)
         if migrations is None and db.dialect == POSTGRES:
-            await transaction.rows("SELECT add_usage_partitions(:ahead)", {"ahead": MONTHS_AHEAD})
+            await _prepare(transaction)
     return [migration.name for migration in missing]
 
 
@@ -100,6 +102,26 @@ def _missing(known: Sequence[Migration], applied: dict[str, str]) -> list[Migrat
                 f"{migration.name} is missing, though {last} was applied to this database."
             )
     return missing
+
+
+async def _check_empty(transaction: Transaction) -> None:
+    """No migration to be seen, but tables: row level security hides them from this role."""
+    if await transaction.rows("SELECT 1 AS found WHERE to_regclass('projects') IS NOT NULL"):
+        raise MigrationError(
+            "This role sees no rows of our tables. `watchllm migrate` as their owner lets it in."
+        )
+
+
+async def _prepare(transaction: Transaction) -> None:
+    """The months to come, and rights on whatever is new: both are the owner's to give."""
+    [asker] = await transaction.rows(
+        "SELECT has_function_privilege('secure_tables()', 'EXECUTE') AS is_owner"
+    )
+    if not asker["is_owner"]:
+        _log.warning("this role does not own the tables: partitions and rights stay as they are")
+        return
+    await transaction.rows("SELECT add_usage_partitions(:ahead)", {"ahead": MONTHS_AHEAD})
+    await transaction.rows("SELECT secure_tables()")
 
 
 async def _apply(transaction: Transaction, migration: Migration) -> None:

@@ -41,7 +41,8 @@ class PostgresDb:
     """`Db` on a pool of connections. All waits are in seconds.
 
     `pool_wait` is for a free connection, `connect_timeout` for a new one, `statement_timeout` for an answer: the
-    server gives up by itself then, since closing a connection does not stop what it runs.
+    server gives up by itself then, since closing a connection does not stop what it runs. `tells` is whether the log
+    hears when the server is away and when it is back: of several pools to one server, one is enough.
     """
 
     dialect = POSTGRES
@@ -55,6 +56,7 @@ class PostgresDb:
         connect_timeout: float = 3.0,
         pool_wait: float = 0.25,
         statement_timeout: float = 5.0,
+        tells: bool = True,
     ) -> None:
         if not _NAME.fullmatch(schema):
             raise ValueError(f"not a plain schema name: {schema!r}")
@@ -63,6 +65,7 @@ class PostgresDb:
         self._statement_timeout = statement_timeout
         self._pool = Pool(url, connections, pool_wait, connect_timeout)
         self._well = True
+        self._tells = tells
 
     async def rows(self, sql: str, params: Params | None = None, /) -> list[Row]:
         return (await self._ask(sql, params))[0]
@@ -124,7 +127,7 @@ class PostgresDb:
 
     def _notice(self, trouble: BaseException | None) -> None:
         """Told once per change; libpq's own words may hold names and data, so only the kind is said."""
-        if self._well == (trouble is None):
+        if not self._tells or self._well == (trouble is None):
             return
         self._well = trouble is None
         if trouble is None:

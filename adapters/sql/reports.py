@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from adapters.sql.db import Db, Row, millis, seconds
 from domain.reports import DAY, START, Place, Span
-from domain.usage import Usage, UsageRecord, UsageSums, UsageTotal
+from domain.usage import DENIED, HIT, Usage, UsageRecord, UsageSums, UsageTotal
 
 _DOLLAR = 10**12
 
@@ -47,6 +47,8 @@ _TOTALS = f"""
     """  # noqa: S608 -- put together of the constants above
 
 _SUM = f"SELECT {_SUMS} FROM {_PARTS}"  # noqa: S608 -- as above
+
+_MONTHS = f"SELECT project, {_SUMS} FROM usage_daily WHERE start >= :since GROUP BY project"  # noqa: S608 -- as above
 
 
 class SqlUsageReports:
@@ -90,6 +92,47 @@ class SqlUsageReports:
             {"id": request, "project": project},
         )
         return _record(found[0]) if found else None
+
+    async def months(self, since: int, /) -> Mapping[str, UsageSums]:
+        found = await self._db.rows(_MONTHS, {"since": millis(since)})
+        return {row["project"]: _sums(row) for row in found}
+
+    async def served(self, project: str, span: Span, /) -> int:
+        """In SQLite, whose ledger has no index by project, this reads all of it."""
+        [row] = await self._db.rows(
+            """
+            SELECT COUNT(*) AS served
+              FROM usage_log
+             WHERE project = :project AND at >= :since AND at < :until AND outcome <> :denied
+            """,
+            {
+                "project": project,
+                "since": millis(span.since),
+                "until": millis(span.until),
+                "denied": DENIED,
+            },
+        )
+        served: int = row["served"]
+        return served
+
+    async def tokens_saved(self, project: str, span: Span, /) -> int:
+        """As `served`."""
+        [row] = await self._db.rows(
+            """
+            SELECT CAST(COALESCE(SUM(input_tokens + cache_read_tokens + cache_write_tokens + cache_write_1h_tokens
+                        + audio_input_tokens + output_tokens + audio_output_tokens), 0) AS bigint) AS saved
+              FROM usage_log
+             WHERE project = :project AND at >= :since AND at < :until AND outcome = :hit
+            """,
+            {
+                "project": project,
+                "since": millis(span.since),
+                "until": millis(span.until),
+                "hit": HIT,
+            },
+        )
+        saved: int = row["saved"]
+        return saved
 
 
 def _parts(project: str, span: Span, width: int, after: Place) -> dict[str, str | int]:

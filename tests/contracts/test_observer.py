@@ -21,7 +21,7 @@ from adapters.telemetry.otel import OpenTelemetry
 from adapters.telemetry.sentry import Sentry
 from adapters.telemetry.tally import Tally
 from domain.usage import CLIENT_GONE, DENIED, FAILED, HIT, INTERRUPTED, MISS, Usage, UsageRecord
-from ports.telemetry import Observer, Stage
+from ports.telemetry import Alarm, Observer, Stage
 from tests.support.telemetry import dead_port, hanging, receiving, record
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +191,28 @@ def test_a_queue_is_bounded_and_tells_what_it_lost() -> None:
     assert waiting <= 1_000
     # What is neither lost nor waiting is the one batch that hangs.
     assert MANY - 100 <= lost + waiting <= MANY
+
+
+def test_an_alarm_is_told_as_a_crash_is() -> None:
+    """Each observer takes it; counts and spans keep the two apart, and Sentry hears of what somebody has to mend."""
+    with receiving() as receiver:
+        made = [make(receiver.port) for make in EVERY]
+        everybody = Fanout(made)
+        everybody.crash(Alarm("a cache is away", urgent=False), "adapters.a: away")
+        everybody.crash(Alarm("a key is refused", urgent=True), "app.b: refused")
+        for one in made:
+            if hasattr(one, "close"):
+                one.close()
+        [event] = receiver.wait(receiver.events)
+        spans = receiver.otlp_spans()
+
+    assert "a key is refused" == event["exception"]["values"][0]["value"]
+    assert ["alarm", "alarm"] == [span["name"] for span in spans]
+    assert {2} == {span["status"]["code"] for span in spans}
+    assert {
+        ("watchllm_alarms_total", (("where", "adapters.a"),)): 1,
+        ("watchllm_alarms_total", (("where", "app.b"),)): 1,
+    } == made[-1].counters
 
 
 def test_what_is_off_is_not_imported() -> None:

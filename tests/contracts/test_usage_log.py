@@ -401,6 +401,42 @@ async def test_a_sum_that_grows_too_large(log: SqlUsageLog, reports: SqlUsageRep
         assert summed([large]) == total.sums
 
 
+@pytest.mark.parametrize("since", [MIDNIGHT - DAY, MIDNIGHT, MIDNIGHT + DAY])
+async def test_months_of_all_projects(
+    log: SqlUsageLog, reports: SqlUsageReports, since: int
+) -> None:
+    """Every project's own sums, of whole days from the given one on; who used nothing since is not there."""
+    records = made_up(300, 5)
+    await log.append(records)
+
+    own: dict[str, list[UsageRecord]] = {}
+    for one in records:
+        if one.at >= since:
+            own.setdefault(one.project, []).append(one)
+
+    assert {name: summed(some) for name, some in own.items()} == await reports.months(since)
+
+
+async def test_served_is_exact(log: SqlUsageLog, reports: SqlUsageReports) -> None:
+    """What was refused does not count, and neither does anybody else's, nor what is a millisecond outside."""
+    span = Span(MIDNIGHT - 7 * HOUR, MIDNIGHT + 3 * HOUR)
+    edges = [
+        attrs.evolve(RECORD, id=f"0190-edge-{number}", at=at)
+        for number, at in enumerate(
+            [span.since - 0.001, span.since, span.until - 0.001, span.until]
+        )
+    ]
+    records = [*made_up(300, 6), *edges]
+    await log.append(records)
+
+    wanted = sum(
+        one.project == "p_1" and span.since <= one.at < span.until and one.outcome != "denied"
+        for one in records
+    )
+    assert wanted == await reports.served("p_1", span)
+    assert 0 == await reports.served("p_9", span)
+
+
 async def test_a_whole_batch(log: SqlUsageLog, reports: SqlUsageReports) -> None:
     """As many rows as are ever shipped at once, half of them sent before, of more hours than rows fit one statement."""
     records = made_up(1_000, 11)
