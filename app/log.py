@@ -1,7 +1,8 @@
 """How log lines look: one JSON object or one plain line each, on stderr.
 
 What came from outside may be in any field, so every field is capped, control characters never reach the
-terminal, texts that look like keys are cut, and one message cannot flood the rest.
+terminal, texts that look like keys are cut, and one message cannot flood the rest. Exceptions quote what was wrong, and
+that may be a prompt: their types and stacks are told, their words are not.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
+
+from adapters.telemetry.scrub import said
+from adapters.telemetry.stacks import type_of
 
 FIELD_CAP: Final = 1024
 PER_SECOND: Final = 10
@@ -28,6 +33,7 @@ _SECRETS: Final = re.compile(
     r"|(://[^\s/:@]*:)[^\s@]+(?=@)"  # the password of a URL
 )
 _MAX_TEMPLATES: Final = 1000
+DEEPEST: Final = 5
 SAMPLED: Final = "adapters.telemetry.access"
 """The logger of access lines: a setting says already how many there are."""
 
@@ -41,6 +47,7 @@ def configure(level: str, format: str | None, stream: TextIO) -> None:
         format = "console" if stream.isatty() else "json"
     handler = logging.StreamHandler(stream)
     handler.setFormatter(ConsoleLines() if format == "console" else JsonLines())
+    handler.addFilter(_fit_to_tell)
     handler.addFilter(FloodGate(time.monotonic))
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -53,6 +60,11 @@ def configure(level: str, format: str | None, stream: TextIO) -> None:
     # Tornado's access log shows whole query strings, which may hold what nobody should see.
     logging.getLogger("tornado.access").disabled = True
     logging.captureWarnings(True)
+
+
+def _fit_to_tell(record: logging.LogRecord) -> bool:
+    """Tornado says of each malformed request what was malformed, word for word: nobody's news, and perhaps a key."""
+    return record.name != "tornado.general" or record.levelno >= logging.WARNING
 
 
 class JsonLines(logging.Formatter):
@@ -111,6 +123,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
+    if record.name == "asyncio":
+        # Its further lines are what it speaks of, exceptions and their words included.
+        return _capped(str(record.msg).partition("\n")[0])
     try:
         return _capped(record.getMessage())
     except (TypeError, ValueError, KeyError):  # a template and arguments that do not fit
@@ -121,12 +136,25 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
     given = {name: _field(found) for name, found in record.__dict__.items() if name not in _PLAIN}
     if "suppressed" in record.__dict__:
         given["suppressed"] = record.__dict__["suppressed"]
-    if record.exc_info:
+    if record.exc_info and record.exc_info[1] is not None:
         # The end of a traceback says most.
-        given["exception"] = _scrubbed(logging.Formatter().formatException(record.exc_info))[
-            -FIELD_CAP:
-        ]
+        given["exception"] = _scrubbed("\n".join(_told(record.exc_info[1])))[-FIELD_CAP:]
     return given
+
+
+def _told(error: BaseException) -> Iterator[str]:
+    """What led to it first, as Python does it; no further than `DEEPEST` exceptions back."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and len(chain) < DEEPEST:
+        chain.append(one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    for one in reversed(chain):
+        if isinstance(one, BaseExceptionGroup):
+            for inner in one.exceptions[:DEEPEST]:
+                yield from _told(inner)
+        stack = "".join(traceback.format_tb(one.__traceback__))
+        yield f"Traceback (most recent call last):\n{stack}{type_of(one)}: {said(one)}"
 
 
 def _field(found: object) -> object:

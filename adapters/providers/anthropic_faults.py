@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from adapters.providers.failures import CAPPED, alarm, clean, wait
+from adapters.providers.failures import CAPPED, KeyRefused, clean, wait
 from domain.answer import Document
 from domain.errors import (
     ApiError,
@@ -51,9 +51,8 @@ def _error(status: int, told: Document, pause: float | None) -> ApiError:
     if status == 400 and any(mark in text.lower() for mark in _OUR_ACCOUNT):
         status = 402
     if status in (401, 402, 403):
-        alarm("anthropic", status)
-        return UpstreamFailed(
-            "Anthropic refused this proxy's own account; its operator has to look."
+        return KeyRefused(
+            "Anthropic refused this proxy's own account; its operator has to look.", status
         )
     if status == 404:
         return ModelNotFound("", text)

@@ -6,7 +6,6 @@ and for nothing else, shortened, and without anything that looks like a key.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -24,8 +23,6 @@ from domain.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-
-log = logging.getLogger(__name__)
 
 Failure = Callable[[str, int, bytes, str | None], ApiError]
 
@@ -47,6 +44,14 @@ _TYPE_STATUS = {
     "service_unavailable_error": 503,
     "timeout_error": 504,
 }
+
+
+class KeyRefused(UpstreamFailed):
+    """Nobody can be served there until the operator mends the key or the account. `refused_with` is what they said."""
+
+    def __init__(self, message: str, refused_with: int) -> None:
+        super().__init__(message)
+        self.refused_with = refused_with
 
 
 def openai_failure(provider: str, status: int, raw: bytes, retry_after: str | None) -> ApiError:
@@ -73,8 +78,7 @@ def _failure(
     code = _word(error.get("code"))
     message = clean(error.get("message"))
     if status in (401, 402, 403) or code == "invalid_api_key":
-        alarm(provider, status)
-        return UpstreamFailed(f"{provider} refused the gateway's own credentials.")
+        return KeyRefused(f"{provider} refused the gateway's own credentials.", status)
     if status in (429, 498) or code == "rate_limit_exceeded":
         return _limited(provider, status, code, _word(error.get("type")), retry_after)
     if status in _PASSED_ON:
@@ -89,11 +93,6 @@ def _failure(
     if status in (503, 529):
         return Unavailable(f"{provider} is overloaded.", retry_after=retry_after or 1)
     return UpstreamFailed(f"{provider} failed (status {status}).", retry_after=retry_after)
-
-
-def alarm(provider: str, status: int) -> None:
-    """Nobody can be served there until the operator mends the key or the account."""
-    log.error("a provider refused our key", extra={"provider": provider, "status": status})
 
 
 def _limited(

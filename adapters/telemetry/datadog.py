@@ -93,7 +93,7 @@ class Datadog:
         self._statsd.send(
             [
                 *self._statsd.counts([record for record, _, _ in exchanges], self._models),
-                *(self._statsd.crash(one.type) for one in crashes),
+                *(self._statsd.crash(one.name, one.type, one.where) for one in crashes),
             ]
         )
         for record, stages, chosen in exchanges:
@@ -135,10 +135,10 @@ class Datadog:
 
     def _trace_crash(self, crash: Crash) -> None:
         span = self._tracer.start_span(
-            "watchllm.crash",
+            f"watchllm.{crash.name}",
             child_of=self._context(trace_id=int(crash.trace, 16)),
             service=self._service,
-            resource=crash.type,
+            resource=crash.where if crash.name == "alarm" else crash.type,
         )
         span.set_tag(KEEP)
         span.start_ns = int(crash.at * 1e9)

@@ -47,10 +47,14 @@ GAUGES: Final[Mapping[str, str]] = {
     "watchllm_journal_bytes": "Bytes of the usage journal",
     "watchllm_breaker_open": "1 while a server is left alone because it failed",
     "watchllm_dependency_up": "1 while a dependency answers",
+    "watchllm_provider_failing": "1 after five failures of a provider without an answer between",
+    "watchllm_provider_key_refused": "1 while a provider refuses our key or account",
     "watchllm_in_flight_requests": "Requests whose answer is being made",
     "watchllm_open_connections": "Connections of clients",
     "watchllm_background_tasks": "Tasks that outlive their request",
     "watchllm_loop_lag_seconds": "Longest time the event loop kept anybody waiting of late",
+    "watchllm_notices_waiting": "Mails and messages that are not sent yet",
+    "watchllm_notices_oldest_due_seconds": "For how long the oldest of them has been due",
     "watchllm_telemetry_waiting": "Items that wait for a receiver of telemetry",
     "watchllm_draining": "1 while the process ends what it has begun",
 }
@@ -59,6 +63,10 @@ COUNTERS: Final[Mapping[str, str]] = {
     "watchllm_rejected_total": "Requests turned away before their caller was known, by status",
     "watchllm_telemetry_dropped_total": "Items of telemetry that no receiver got",
     "watchllm_journal_dropped_total": "Usage rows of unpaid requests that were dropped",
+    "watchllm_notices_sent_total": "Mails and messages that were taken, by channel",
+    "watchllm_notices_failed_total": "Attempts at them that failed, by channel",
+    "watchllm_notices_dead_total": "Mails and messages that were given up, by channel",
+    "watchllm_alarms_total": "Things that stopped working, by who noticed",
     "watchllm_crashes_total": "Exceptions nobody expected, by where they were caught",
 }
 SUMS: Final[Mapping[str, str]] = {

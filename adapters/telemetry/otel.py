@@ -132,7 +132,7 @@ def _crash(crash: Crash) -> dict[str, Any]:
     return {
         "traceId": crash.trace,
         "spanId": crash.span,
-        "name": "crash",
+        "name": crash.name,
         "kind": INTERNAL,
         "startTimeUnixNano": at,
         "endTimeUnixNano": at,

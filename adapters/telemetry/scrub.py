@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from ports.telemetry import Alarm
+
 CUT: Final = "<secret>"
 WITHHELD: Final = "<withheld>"
 CAP: Final = 1024
@@ -34,10 +36,12 @@ def scrubbed(text: str) -> str:
 
 
 def said(error: BaseException) -> str:
-    """What may be told of an exception besides its type: the system's own words, and nobody else's.
+    """What may be told of an exception besides its type: the system's own words and those of our log, nobody else's.
 
     A message quotes what was wrong, and what was wrong may be a prompt.
     """
+    if isinstance(error, Alarm):
+        return scrubbed(str(error))
     if isinstance(error, OSError) and error.strerror:
         return scrubbed(error.strerror)
     return WITHHELD

@@ -1,4 +1,5 @@
-"""Sentry: every unexpected exception, with whose request it was, and nothing a caller has written.
+"""Sentry: every unexpected exception, with whose request it was, and nothing a caller has written. Of alarms, those
+that only an operator can end.
 
 The SDK collects nothing by itself here: no integration, no breadcrumb, no local variable, no body. Its Tornado
 integration costs a third of a hit and its tracing several hits, so both wait for a setting.
@@ -19,7 +20,7 @@ from adapters.telemetry.exporter import Exporter
 from adapters.telemetry.scrub import scrubbed, scrubbed_event
 from domain.usage import CLIENT_GONE, FAILED, UsageRecord
 from domain.value import value
-from ports.telemetry import Stage
+from ports.telemetry import Alarm, Stage
 
 PENDING: Final = 100
 """Tracebacks that may wait to be packed: each holds its frames, and with them what they were working on."""
@@ -83,6 +84,8 @@ class Sentry:
             self._broken.popitem(last=False)
 
     def crash(self, error: BaseException, where: str, /, **tags: str) -> None:
+        if isinstance(error, Alarm) and not error.urgent:
+            return  # it mends itself: metrics and traces tell it
         if not self._admitted(where, type(error).__name__):
             self.suppressed += 1
             return

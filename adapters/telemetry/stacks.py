@@ -1,4 +1,4 @@
-"""A crash on its way to a tracer: its type, its frames and whose it was, frozen at once.
+"""A crash or an alarm on its way to a tracer: its type, its frames and whose it was, frozen at once.
 
 The exception itself is let go, for its frames hold requests. Frames are files, lines and names; no values.
 """
@@ -13,6 +13,7 @@ from typing import Final
 
 from adapters.telemetry.scrub import said, scrubbed
 from domain.value import value
+from ports.telemetry import Alarm
 
 DEEPEST: Final = 30
 """Of a longer stack the innermost frames are kept."""
@@ -23,8 +24,9 @@ _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @value
 class Crash:
-    """`trace` is the request's own where it is known, in hexadecimal; so is `span`."""
+    """`name` is crash or alarm. `trace` is the request's own where it is known, in hexadecimal; so is `span`."""
 
+    name: str
     at: float
     type: str
     said: str
@@ -40,6 +42,7 @@ class Crash:
         trace = request.replace("-", "") if _ID.fullmatch(request) else os.urandom(16).hex()
         kept = {name: scrubbed(text) for name, text in tags.items()}
         return Crash(
+            "alarm" if isinstance(error, Alarm) else "crash",
             at,
             type_of(error),
             said(error),

@@ -68,7 +68,11 @@ class Statsd:
                 ]
         return lines
 
-    def crash(self, type: str) -> str:
+    def crash(self, name: str, type: str, where: str) -> str:
+        """`name` is crash or alarm; alarms differ by where they were noticed."""
+        if name == "alarm":
+            tag = f"where:{_safe(where.partition(':')[0])}"
+            return f"watchllm.alarms:1|c|#{','.join((*self._tags, tag))}"
         return f"watchllm.crashes:1|c|#{','.join((*self._tags, f'type:{_safe(type)}'))}"
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from attrs import astuple, define, field
 
 from adapters.telemetry.labels import OTHER, Labels, labels_of
 from domain.usage import UsageRecord
-from ports.telemetry import Reading, Stage
+from ports.telemetry import Alarm, Reading, Stage
 
 # fmt: off
 BOUNDS_MS: Final = (
@@ -73,9 +73,10 @@ class Tally:
         cell[FIRST + bisect_left(BOUNDS_MS, first)] += 1
         cell[TOTAL + bisect_left(BOUNDS_MS, total)] += 1
 
-    def crash(self, _: BaseException, where: str, /, **tags: str) -> None:
+    def crash(self, error: BaseException, where: str, /, **tags: str) -> None:
         # The template of a foreign logger may be anything, its name is one of a few.
-        self.count("watchllm_crashes_total", (("where", where.partition(":")[0]),), 1)
+        name = "watchllm_alarms_total" if isinstance(error, Alarm) else "watchllm_crashes_total"
+        self.count(name, (("where", where.partition(":")[0]),), 1)
 
     def count(self, name: str, labels: tuple[tuple[str, str], ...], more: float) -> None:
         counter = name, labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -11,6 +12,8 @@ from attrs import define, field
 from domain.answer import Document
 from ports.health import Pingable
 from ports.storage import Journal
+
+log = logging.getLogger(__name__)
 
 EVERY = 1.0
 DEADLINE = 2.0
@@ -30,14 +33,29 @@ class Health:
     clock: Callable[[], float]
     knows_keys: Callable[[], bool]
     """Whether a request could be let in while the database is away."""
+    journal_full: Callable[[], bool] = lambda: False
+    """Whether it is for want of room that the journal takes nothing; of a disk that fails it tells itself."""
     draining: bool = False
+    _was_full: bool = False
     _failures: dict[str, int] = field(factory=dict)
 
     async def watch(self) -> None:
         """Runs for ever."""
         while True:
+            self.look_at_journal()
             await asyncio.gather(*[self._ask(name) for name in self.dependencies])
             await asyncio.sleep(EVERY)
+
+    def look_at_journal(self) -> None:
+        """Told once when it is full, and once when there is room enough not to be full again at once."""
+        if self.journal_full() and not self._was_full:
+            self._was_full = True
+            log.error(
+                "the usage journal is full; requests are refused until the ledger takes rows"
+            )
+        elif self._was_full and self.journal.fullness < PRESSED:
+            self._was_full = False
+            log.info("the usage journal has room again")
 
     async def _ask(self, name: str) -> None:
         dependency = self.dependencies[name]

@@ -9,6 +9,7 @@ import select
 import struct
 import termios
 from collections import Counter
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
 
@@ -16,6 +17,7 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 
 from app.web.front import Exchange, Front
+from ports.telemetry import Reading
 
 UNREAD = 64 * 1024
 """More than this behind a running request is no pipelining but abuse, and would hide the client's leaving."""
@@ -57,6 +59,9 @@ class Server(HTTPServer):
         self._by_address[peer] -= 1
         if self._by_address[peer] <= 0:
             del self._by_address[peer]
+
+    def readings(self) -> Iterable[Reading]:
+        yield Reading("watchllm_open_connections", len(self._connections))
 
     def busy(self) -> bool:
         """Whether some connection still has bytes to send."""

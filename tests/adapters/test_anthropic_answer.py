@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
 from adapters.providers.anthropic_dialect import MessageStream, Outgoing, failure, from_message
-from adapters.providers.failures import CAPPED
+from adapters.providers.failures import CAPPED, KeyRefused
 from domain.answer import Document, Frame
 from domain.errors import (
     ApiError,
@@ -601,11 +601,11 @@ POOR = "Your credit balance is too low to access the Anthropic API."
 FAILURES: list[tuple[int, str, str, type[ApiError], int, str | None, bool]] = [
     (400, "invalid_request_error", "bad", ProviderRefused, 400, None, True),
     (400, "invalid_request_error", LONG, ProviderRefused, 400, "context_length_exceeded", True),
-    (400, "invalid_request_error", SPENT, UpstreamFailed, 502, "api_error", False),
-    (400, "invalid_request_error", POOR, UpstreamFailed, 502, "api_error", False),
-    (401, "authentication_error", "invalid x-api-key", UpstreamFailed, 502, "api_error", False),
-    (402, "billing_error", "no money", UpstreamFailed, 502, "api_error", False),
-    (403, "permission_error", "not allowed", UpstreamFailed, 502, "api_error", False),
+    (400, "invalid_request_error", SPENT, KeyRefused, 502, "api_error", False),
+    (400, "invalid_request_error", POOR, KeyRefused, 502, "api_error", False),
+    (401, "authentication_error", "invalid x-api-key", KeyRefused, 502, "api_error", False),
+    (402, "billing_error", "no money", KeyRefused, 502, "api_error", False),
+    (403, "permission_error", "not allowed", KeyRefused, 502, "api_error", False),
     (404, "not_found_error", "model: claude-x", ModelNotFound, 404, "model_not_found", True),
     (409, "conflict_error", "twice", ProviderRefused, 409, None, True),
     (413, "request_too_large", "too big", ProviderRefused, 413, None, True),

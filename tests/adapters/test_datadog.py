@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from adapters.telemetry.statsd import DATAGRAM, Statsd
 from domain.usage import HIT, MISS, Usage
 from tests.support.telemetry import Receiver, dead_port, hanging, receiving, record
@@ -19,7 +21,7 @@ TELL = """
 import json, os, sys, time
 from adapters.telemetry.datadog import Datadog
 from domain.usage import DENIED, FAILED, HIT, MISS
-from ports.telemetry import Stage
+from ports.telemetry import Alarm, Stage
 from tests.support.telemetry import record
 
 assert "ddtrace" not in sys.modules
@@ -34,6 +36,7 @@ told = time.monotonic() - began
 datadog.exchange(record(1 << 40, outcome=MISS, total_ms=1000.0, model_asked=canary), stages)
 datadog.exchange(record(2 << 40, outcome=FAILED, status=502, cache_reason="api_error",
     model_asked="gpt-x", model_answered="gpt-x"), stages)
+datadog.crash(Alarm("Redis is away", urgent=False), "adapters.redis.breaker: %s is away")
 try:
     raise RuntimeError("a prompt " + canary)
 except RuntimeError as error:
@@ -98,6 +101,12 @@ def test_the_agent_gets_spans_on_our_terms() -> None:
         crash["meta"][name] for name in ("error.type", "error.message")
     )
     assert 'File "<string>"' in crash["meta"]["error.stack"]
+    [alarm] = named(traces, "watchllm.alarm")
+    assert (1, "adapters.redis.breaker: %s is away", "Redis is away") == (
+        alarm["error"],
+        alarm["resource"],
+        alarm["meta"]["error.message"],
+    )
     [failed] = [span for span in named(traces, "watchllm.request") if span["error"]]
     assert failed["trace_id"] == crash["trace_id"]
     assert b"canary" not in agent.everything
@@ -116,6 +125,7 @@ def test_all_are_counted_where_few_are_traced() -> None:
         line.split("|")[0].count(":") for line in agent.lines() if ".request.ms:" in line
     )
     assert 1 == counted(agent, "watchllm.crashes")
+    assert 1 == counted(agent, "watchllm.alarms")
 
 
 def counted(agent: Receiver, name: str) -> float:
@@ -135,6 +145,34 @@ def test_a_dead_or_hanging_agent_costs_nothing() -> None:
     for done in (dead, hung):
         assert done["told"] < 1.5
         assert done["closed"] < 5
+
+
+TORNADO = """
+import sys, time
+from tornado.web import RequestHandler
+before = RequestHandler._execute
+from adapters.telemetry.datadog import Datadog
+Datadog("127.0.0.1", 9, set(), 1.0, "watchllm", None, "1", time.time, tornado=sys.argv[1] == "on")
+import ddtrace
+print(RequestHandler._execute is not before, flush=True)
+import os
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("setting", "patched"), [("off", "False"), ("on", "True")])
+def test_tornado_is_left_alone_unless_asked(setting: str, patched: str) -> None:
+    """ddtrace's patch changes Tornado's own handlers; `DD_TRACE_TORNADO_ENABLED` in the environment is ours to read."""
+    done = subprocess.run(
+        [sys.executable, "-c", TORNADO, setting],
+        cwd=ROOT,
+        env={**os.environ, "DD_TRACE_TORNADO_ENABLED": "true"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert patched == done.stdout.decode().strip(), done.stderr.decode()
 
 
 def test_datagrams_fit_their_way() -> None:

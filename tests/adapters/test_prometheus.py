@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -21,6 +22,7 @@ from adapters.telemetry.families import COUNTERS, GAUGES, HISTOGRAMS, SUMS
 from adapters.telemetry.prometheus import CONTENT_TYPE, Prometheus
 from adapters.telemetry.shared import Slots
 from adapters.telemetry.tally import MAX_CELLS, MAX_NAMES, Tally
+from app.web.front import Front, Limits
 from app.web.metrics import own_port
 from domain.usage import CLIENT_GONE, DENIED, FAILED, MISS, Usage
 from ports.telemetry import Reading
@@ -270,8 +272,10 @@ async def test_a_source_that_fails_hides_only_itself(clock: Clock) -> None:
 
 
 async def test_a_port_of_its_own_tells_nothing_else(clock: Clock) -> None:
-    """`GET /metrics` as Prometheus asks for it, and 404 for the rest."""
-    server = HTTPServer(own_port(metrics(clock).text))
+    """`GET /metrics` as Prometheus asks for it; the rest is an error in the API's form, with an id."""
+    nobody: Any = None
+    front = Front(nobody, nobody, Limits(), clock, clock)
+    server = HTTPServer(own_port(metrics(clock).text, front))
     [socket] = bind_sockets(0, "127.0.0.1")
     server.add_sockets([socket])
     root = f"http://127.0.0.1:{socket.getsockname()[1]}"
@@ -280,8 +284,22 @@ async def test_a_port_of_its_own_tells_nothing_else(clock: Clock) -> None:
             assert (200, CONTENT_TYPE) == (answer.status, answer.headers["Content-Type"])
             assert "Server" not in answer.headers
             assert b"watchllm_build_info" in await answer.read()
-        async with http.get(root + "/health") as answer:
-            assert answer.status == 404
+            assert 36 == len(answer.headers["X-Request-Id"])
+        for method, path, status in (
+            ("GET", "/health", 404),
+            ("POST", "/v1/chat/completions", 404),
+            ("POST", "/metrics", 405),
+            ("DELETE", "/metrics/x", 404),
+        ):
+            async with http.request(method, root + path) as answer:
+                assert status == answer.status
+                assert "application/json" == answer.headers["Content-Type"]
+                assert 36 == len(answer.headers["X-Request-Id"])
+                error = (await answer.json())["error"]
+                assert {"message", "type", "param", "code"} == set(error)
+                assert "invalid_request_error" == error["type"]
+        async with http.head(root + "/metrics") as answer:
+            assert (405, "GET") == (answer.status, answer.headers["Allow"])
     server.stop()
     await server.close_all_connections()
 

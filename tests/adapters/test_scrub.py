@@ -131,7 +131,10 @@ class Notes:
 
 
 def test_every_logged_exception_is_a_crash() -> None:
-    """Its place is the logger and the template; whose it was is in `extra`. Observers' own loggers are left out."""
+    """Its place is the logger and the template; whose it was is in `extra`. Observers' own loggers are left out.
+
+    What of ours is logged as trouble without one is an alarm.
+    """
     import logging
 
     notes = Notes()
@@ -143,6 +146,7 @@ def test_every_logged_exception_is_a_crash() -> None:
             ("app.web.front", "a request crashed", error),
             ("asyncio", f"Task exception was never retrieved\nfuture: <{PROMPT}>", error),
             ("app.x", "no exception", None),
+            ("tornado.x", "no exception either, and not ours", None),
             ("sentry_sdk.errors", "its own", error),
             ("adapters.telemetry.fanout", "an observer failed", error),
         ]:
@@ -154,4 +158,5 @@ def test_every_logged_exception_is_a_crash() -> None:
     assert [
         ("ValueError", "app.web.front: a request crashed", {"request": "r1"}),
         ("ValueError", "asyncio: Task exception was never retrieved", {"request": "r1"}),
+        ("Alarm", "app.x: no exception", {"request": "r1"}),
     ] == notes.told

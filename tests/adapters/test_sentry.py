@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +13,11 @@ from attrs import define
 
 from adapters.telemetry.sentry import PENDING, PER_SECOND, Sentry
 from domain.usage import FAILED
+from ports.telemetry import Alarm
 from tests.conftest import Clock
 from tests.support.telemetry import Receiver, receiving, record
 
+ROOT = Path(__file__).parents[2]
 PROMPT = "how far is the moon"
 
 
@@ -113,3 +118,46 @@ def test_what_is_remembered_is_bounded(given: Given) -> None:
 def test_few_tracebacks_wait() -> None:
     """Each holds what its frames were working on, so the queue in front of the SDK is short."""
     assert PENDING <= 100
+
+
+def test_an_alarm_is_an_event_if_somebody_has_to_act(given: Given) -> None:
+    """Its text is the log's own line, keys cut; what mends itself is no event."""
+    given.sentry.crash(Alarm("it will be back", urgent=False), "adapters.x: it will be back")
+    given.sentry.crash(
+        Alarm("a provider refused sk-0123456789abc", urgent=True),
+        "app.x: refused",
+        provider="openai",
+    )
+
+    event = one_event(given)
+    [exception] = event["exception"]["values"]
+    assert ("Alarm", "a provider refused sk-<secret>") == (exception["type"], exception["value"])
+    assert {"where": "app.x: refused", "provider": "openai"} == event["tags"]
+
+
+TORNADO = """
+import sys
+import sentry_sdk
+from tornado.web import RequestHandler
+before = RequestHandler._execute
+from adapters.telemetry.sentry import Sentry
+Sentry("http://public@127.0.0.1:9/1", None, "1", tornado=sys.argv[1] == "on", traces=1.0)
+client = sentry_sdk.get_client()
+print(RequestHandler._execute is not before, sorted(client.integrations), client.options["traces_sample_rate"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"), [("off", "False [] None"), ("on", "True ['tornado'] 1.0")]
+)
+def test_tornado_is_left_alone_unless_asked(setting: str, expected: str) -> None:
+    """The SDK's integration changes Tornado's own handlers, so each way has a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", TORNADO, setting],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert expected == done.stdout.decode().strip(), done.stderr.decode()

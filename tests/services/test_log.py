@@ -114,17 +114,59 @@ def test_what_looks_like_a_secret_is_cut(text: str, secret: str, left: str) -> N
     assert not secret or secret not in ConsoleLines().format(record(text))
 
 
-def test_an_exception_is_told_without_its_secrets() -> None:
-    """The end of the traceback is kept, capped and scrubbed like any field."""
+def test_an_exception_is_told_without_its_words() -> None:
+    """They quote what was wrong. The end of the traceback is kept, capped and scrubbed like any field."""
     try:
-        raise ValueError(f"refused {OUR_KEY}")
+        raise ValueError(f"refused {OUR_KEY}, a prompt")
     except ValueError:
         made = record("failed")
         made.exc_info = sys.exc_info()
     found = json.loads(JsonLines().format(made))
 
-    assert found["exception"].endswith("ValueError: refused lgw_project_<secret>")
+    assert found["exception"].endswith("\nValueError: <withheld>")
+    assert "in test_an_exception_is_told_without_its_words" in found["exception"]
     assert len(found["exception"]) <= FIELD_CAP
+
+
+def test_what_led_to_an_exception_is_told_too() -> None:
+    """Causes and members of a group, each by type and stack; the system's own words for its own errors."""
+    try:
+        try:
+            try:
+                open("/nowhere/prompt")  # noqa: SIM115
+            except OSError as exc:
+                raise ValueError("a prompt") from exc
+        except ValueError as exc:
+            raise ExceptionGroup("a prompt", [exc]) from None
+    except ExceptionGroup:
+        made = record("failed")
+        made.exc_info = sys.exc_info()
+    told = json.loads(JsonLines().format(made))["exception"]
+
+    ends = [line for line in told.splitlines() if line[0].isalpha() and "Traceback" not in line]
+    assert [
+        "FileNotFoundError: No such file or directory",
+        "ValueError: <withheld>",
+        "ExceptionGroup: <withheld>",
+    ] == ends
+
+
+def test_what_strangers_garble_is_not_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tornado's lines about malformed requests hold their words; its warnings are heard."""
+    log.configure("debug", "json", sys.stderr)
+    logging.getLogger("tornado.general").info("Malformed HTTP message from %s: %s", "here", "key")
+    logging.getLogger("tornado.general").warning("something else")
+
+    [told] = capsys.readouterr().err.splitlines()
+    assert "something else" == json.loads(told)["message"]
+
+
+def test_asyncio_speaks_of_tasks_without_their_exceptions() -> None:
+    """Its message holds the exception's words from its second line on."""
+    made = record("Task exception was never retrieved\nfuture: <Task ValueError('a prompt')>")
+    made.name = "asyncio"
+
+    assert "Task exception was never retrieved" == json.loads(JsonLines().format(made))["message"]
 
 
 @pytest.mark.parametrize(
