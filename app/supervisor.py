@@ -39,17 +39,20 @@ class Supervisor:
     _stopping: bool = False
 
     def run(self, processes: int) -> int:
-        """Returns when all workers have ended: 0 after a signal, 2 when one found a setting that cannot be."""
+        """Returns when all workers have ended: 0 after a signal, 2 when one of the first found a setting that cannot be.
+
+        What a later one finds, such as a full disk, may pass, and the others serve meanwhile.
+        """
         for number in SIGNALS:
             signal.signal(number, self._stop)
         for _ in range(processes):
             self._start()
-        code = 0
+        first, code = frozenset(self._workers), 0
         while self._workers:
             worker, status = os.wait()
             began = self._workers.pop(worker, 0.0)
             ended = os.waitstatus_to_exitcode(status)
-            if ended == MISCONFIGURED and not self._stopping:
+            if ended == MISCONFIGURED and worker in first and not self._stopping:
                 # It would find the same again, for ever.
                 code = MISCONFIGURED
                 self._stop(signal.SIGTERM)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -174,9 +174,9 @@ class DiskJournal:
 
     async def run(self) -> None:
         """Runs for ever."""
-        mine = self._begun()
+        self._begun()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_safe(mine))
+            group.create_task(self._keep_safe())
             group.create_task(self._keep_shipping())
 
     async def aclose(self) -> None:
@@ -194,12 +194,15 @@ class DiskJournal:
         if lost:
             log.error("usage rows were lost: the disk did not take them", extra={"rows": lost})
 
-    async def _keep_safe(self, mine: Mine) -> None:
+    async def _keep_safe(self) -> None:
         while True:
-            await self._tidy(mine)
+            # Without files of its own it says so by its state, and the next look tries again.
+            with suppress(Unavailable):
+                await self._tidy(self._begun())
             for _ in range(TIDY_EVERY):
                 await asyncio.sleep(SYNC_EVERY)
-                await mine.writer.sync()
+                if self._mine is not None:
+                    await self._mine.writer.sync()
 
     async def _keep_shipping(self) -> None:
         pause = PAUSE
@@ -256,11 +259,13 @@ class DiskJournal:
 
     async def _tidy(self, mine: Mine) -> None:
         """Room is counted anew, what dead processes left is found, and what is no longer needed goes."""
-        if mine.writer.failing and await mine.writer.recover():
-            rows, self._unsaved = self._unsaved, deque()
-            for record in rows:
-                self.close(record)
         try:
+            if await self._in_thread(mine.writer.deleted):
+                await self._begin_anew(mine)
+                return
+            if mine.writer.failing and await mine.writer.recover():
+                rows, self._unsaved = self._unsaved, deque()
+                self._close_all(rows)
             await self._in_thread(partial(self._look_around, mine.owner))
             reached = mine.rows.reached
             if reached != self._saved:
@@ -273,6 +278,23 @@ class DiskJournal:
             self._untidy = True
         else:
             self._untidy = False
+
+    async def _begin_anew(self, mine: Mine) -> None:
+        """The files were deleted while they were in use: what memory has of them goes into new ones."""
+        rows = mine.rows.remembered()
+        lost = mine.rows.waiting - len(rows)
+        log.error("the usage journal was deleted; it begins anew", extra={"rows_lost": lost})
+        self.dropped += lost
+        self._mine, self._saved = None, START
+        self._close_all(rows)
+        with suppress(OSError):
+            await self._in_thread(mine.writer.finish)
+        mine.owner.release()
+        self._begun()
+
+    def _close_all(self, rows: Iterable[UsageRecord]) -> None:
+        for record in rows:
+            self.close(record)
 
     def _look_around(self, own: Owner) -> None:
         # Into the list from here, so that whoever is cancelled meanwhile leaves no lock behind that nobody knows of.
@@ -327,12 +349,13 @@ class DiskJournal:
         return True
 
     async def _ship_own(self) -> bool:
-        if self._mine is None:
+        mine = self._mine
+        if mine is None:
             return True
-        rows = await self._mine.rows.batch()
+        rows = await mine.rows.batch()
         if rows and not await self._send(rows):
             return False
-        self._mine.rows.shipped()
+        mine.rows.shipped()
         return True
 
     async def _ship_orphan(self, orphan: Orphan) -> bool:

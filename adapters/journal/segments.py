@@ -86,6 +86,15 @@ class Owner:
     def segment(self, number: int) -> Path:
         return self._folder / f"{self.name}.{number:08}.log"
 
+    def deleted(self, number: int | None) -> bool:
+        """Whether the lock, or the segment with this number, is no longer what its name means."""
+        try:
+            if number is not None:
+                self.segment(number).stat()
+            return not os.path.samestat(os.fstat(self._lock), self._path("lock").stat())
+        except FileNotFoundError:
+            return True
+
     def numbers(self) -> list[int]:
         found = (path.name.split(".")[1] for path in self._folder.glob(f"{self.name}.*.log"))
         return sorted(int(number) for number in found if number.isdecimal())

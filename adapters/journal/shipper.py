@@ -59,6 +59,10 @@ class OwnRows:
             return self._batch[0].at
         return self._recent[0][1].at if self._recent else None
 
+    def remembered(self) -> list[UsageRecord]:
+        """What waits and is in memory."""
+        return [*self._batch, *(record for _, record in self._recent)]
+
     async def batch(self) -> Sequence[UsageRecord]:
         """The next rows; the same again until `shipped` was called. None when nothing waits."""
         if self._batch:

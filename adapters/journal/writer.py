@@ -37,6 +37,10 @@ class Writer:
         """Bytes of records in all segments."""
         return self._kept + (0 if self._segment is None else self._segment.used)
 
+    def deleted(self) -> bool:
+        """Whether somebody removed the files: what is written to them would not be found again. Raises OSError."""
+        return self._owner.deleted(None if self._segment is None else self._segment.number)
+
     def write(self, frame: bytes, keep: int, *, owed: bool) -> Position | None:
         """Where it ends, once it is in the kernel. `keep` stays free behind it for rows that are still open.
 

@@ -77,6 +77,31 @@ def test_a_setting_that_cannot_be_ends_all_at_once(tmp_path: Path, processes: st
     assert not any("exception" in json.loads(line) for line in lines if line.startswith("{"))
 
 
+def test_what_keeps_a_later_worker_from_starting_may_pass(tmp_path: Path) -> None:
+    """With nowhere to write, a worker in a dead one's place is tried again and again; the others stay, and all ends well."""
+    journal = tmp_path / "data" / "journal"
+    with (
+        valkey_server() as valkey,
+        serving(
+            tmp_path, REDIS_URL=valkey.url, WATCHLLM_PROCESSES="2", WATCHLLM_PORT=free_port()
+        ) as served,
+    ):
+        until(lambda: len(list(journal.glob("*.log"))) == 2)
+        before = children(served)
+        journal.rename(tmp_path / "aside")
+        journal.write_text("in the way")
+
+        os.kill(min(before), signal.SIGKILL)
+
+        until(lambda: "cannot hold the journal" in served.log)
+        assert max(before) in children(served)
+        journal.unlink()
+        until(lambda: len(list(journal.glob("*.log"))) == 2)
+        assert served.process.poll() is None
+        served.signal(signal.SIGTERM)
+        assert 0 == served.wait(10)
+
+
 def free_port() -> str:
     import socket
 
