@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,19 @@ from attrs import define, field
 
 from adapters.entry_codec import EntryCodec
 from adapters.held import HeldGrants
-from adapters.journal.disk import DiskJournal
+from adapters.journal.disk import FULL, SEGMENT, DiskJournal
 from adapters.memory.cache import MemoryCache
 from adapters.memory.limits import MemoryBudgets, MemoryLimits
 from adapters.providers.sandbox import Sandbox
 from adapters.tiered import TieredCache
 from app import version
-from app.desk import Storage
+from app.billing import open_office, tell_of_keys
 from app.observers import Observers, open_observers
 from app.services.admission import Admission, Uses
+from app.services.alarms import Alarms
 from app.services.background import Background
 from app.services.embedding import Embedding
-from app.services.gate import Gate
+from app.services.gate import Gate, Spending
 from app.services.health import Health
 from app.services.listing import Listing
 from app.services.metering import Metering
@@ -38,6 +39,7 @@ from app.services.proxy import Proxy
 from app.services.reports import Reports
 from app.services.throttle import Throttle
 from app.services.watching import Watching
+from app.storage import Storage
 from app.web.api import Rooms
 from app.web.front import Front, Limits
 from app.web.routes import application
@@ -46,14 +48,17 @@ from config.catalogue import CatalogueError, read_catalogue, read_plans
 from config.secrets import Secret, SettingError, derive
 from config.settings import Settings
 from domain.models import ANTHROPIC, GROQ, OPENAI, SANDBOX
+from domain.plans import Plan
+from domain.rates import held_for
 from domain.request import Endpoint
 from domain.routing import Catalogue
 from ports.cache import CacheStore
 from ports.providers import Provider
-from ports.telemetry import Reading
+from ports.telemetry import Reading, Readings
 
 if TYPE_CHECKING:
     from adapters.redis.link import Link
+    from adapters.sql.cache import SqliteCache
 
 log = logging.getLogger(__name__)
 
@@ -117,15 +122,15 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
     link = _redis(settings)
     near = MemoryCache(clock, settings.cache.memory_bytes)
     observers = open_observers(settings, _names(catalogue), clock, monotonic)
-    cache, close_cache = _cache(settings, near, link, derive(master, "cache-mac"), clock)
-    gate = _gate(settings, link, clock)
-    makers, close_providers = _providers(settings, clock)
+    alarms = Alarms(monotonic)
+    cache, held_far, close_cache = _cache(settings, near, link, derive(master, "cache-mac"), clock)
+    makers, close_providers = _providers(settings, clock, alarms)
     held = HeldGrants(
         storage.keys, clock, monotonic, fresh=settings.keys.fresh, stale=settings.keys.stale
     )
-    journal = DiskJournal(
-        settings.data_dir / "journal", storage.usage_log, clock, cap=settings.ledger.journal_bytes
-    )
+    journal = _journal(settings, storage, clock)
+    plans = _read(read_plans, settings)
+    gate = _gate(settings, plans, link, clock, Spending(storage.reports, journal))
     metering = Metering(journal, clock, monotonic, catalogue.version, observers.told)
     background = Background()
     uses = Uses(storage.keys, clock)
@@ -135,11 +140,12 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         {name: maker for name, maker in makers.items() if name != SANDBOX}, catalogue
     )
     health = Health(
-        {"redis": link, "supabase": None if settings.embedded else storage.db},
+        {"redis": link, "supabase": None if settings.embedded else storage.keys},
         journal,
         version(),
         clock,
         held.knows_any,
+        journal_full=lambda: journal.state == FULL,
     )
     proxy = Proxy(
         admission=admission,
@@ -158,12 +164,29 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         most_in_flight=settings.listening.max_in_flight,
     )
     reports = Reports(storage.reports, clock)
-    rooms = Rooms(admission, listing, reports, health, clock, version())
+    office = open_office(settings, storage, plans, background, public_url, clock)
+    tell_of_keys(alarms, office, background, clock)
+    rooms = Rooms(
+        admission=admission,
+        listing=listing,
+        reports=reports,
+        health=health,
+        billing=office.billing,
+        contacts=storage.contacts,
+        unsubscribe_secret=derive(master, "unsubscribe"),
+        clock=clock,
+        version=version(),
+    )
     handlers = application(rooms, observers.metrics_here(settings), public_url=public_url)
     front = Front(proxy, handlers, _limits(settings), clock, monotonic)
     handlers.settings["front"] = front
     observers.sources.append(lambda: _readings(near, journal, background, front, link))
-    observers.sources.append(lambda: _states(health))
+    observers.sources += [
+        held_far,
+        alarms.readings,
+        office.outbox.readings,
+        lambda: _states(health),
+    ]
     return House(
         front=front,
         health=health,
@@ -179,8 +202,9 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
             journal.run,
             partial(sweep, front),
             *observers.loops,
+            *office.loops,
         ],
-        closers=[uses.write, held.aclose, close_providers, close_cache],
+        closers=[uses.write, office.aclose, held.aclose, close_providers, close_cache],
     )
 
 
@@ -242,13 +266,13 @@ def _redis(settings: Settings) -> Link | None:
 
 def _cache(
     settings: Settings, near: MemoryCache, link: Link | None, mac_key: bytes, clock: Clock
-) -> tuple[CacheStore, Close]:
-    """Memory in front of Redis, or of a SQLite file that outlives the process."""
+) -> tuple[CacheStore, Readings, Close]:
+    """Memory in front of Redis, or of a SQLite file that outlives the process. What Redis holds, Redis tells."""
     codec = EntryCodec(mac_key)
     if link is not None:
         from adapters.redis.cache import RedisCache
 
-        return TieredCache(near, RedisCache(link, codec, clock), clock), link.aclose
+        return TieredCache(near, RedisCache(link, codec, clock), clock), tuple, link.aclose
     from adapters.sql.cache import SqliteCache
 
     file = SqliteCache(
@@ -258,28 +282,56 @@ def _cache(
         codec.encode,
         codec.decode,
     )
-    return TieredCache(near, file, clock), file.aclose
+    return TieredCache(near, file, clock), lambda: _on_disk(file), file.aclose
 
 
-def _gate(settings: Settings, link: Link | None, clock: Clock) -> Gate:
+def _on_disk(file: SqliteCache) -> Iterable[Reading]:
+    disk = (("tier", "disk"),)
+    yield Reading("watchllm_cache_bytes", file.size, disk)
+    yield Reading("watchllm_cache_entries", file.entries, disk)
+    yield Reading("watchllm_cache_evictions_total", file.evictions, disk)
+
+
+def _journal(settings: Settings, storage: Storage, clock: Clock) -> DiskJournal:
+    """A segment counts until all of it is in the ledger, so all processes' present ones may fill a quarter at most."""
+    cap = settings.ledger.journal_bytes
+    return DiskJournal(
+        settings.data_dir / "journal",
+        storage.usage_log,
+        clock,
+        cap=cap,
+        segment_bytes=min(SEGMENT, cap // (4 * settings.listening.processes)),
+    )
+
+
+def _gate(
+    settings: Settings, plans: Mapping[str, Plan], link: Link | None, clock: Clock, spent: Spending
+) -> Gate:
     """Limits counted in Redis where there is one, and exactly; else in the one process there is."""
-    plans = _read(read_plans, settings)
+    given = settings.upstream
+    waits = given.total_timeout, given.first_byte_timeout, given.stream_first_byte_timeout
+    lease = held_for(max(waits))
     if link is None:
-        return Gate(MemoryLimits(), MemoryBudgets(), plans, clock)
+        return Gate(MemoryLimits(), MemoryBudgets(spent, lease), plans, clock)
     from adapters.redis.budgets import RedisBudgets
     from adapters.redis.limits import RedisLimits
 
     processes = settings.listening.processes
-    return Gate(RedisLimits(link, processes), RedisBudgets(link, processes), plans, clock)
+    budgets = RedisBudgets(link, processes, spent, lease)
+    return Gate(RedisLimits(link, processes), budgets, plans, clock)
 
 
-def _providers(settings: Settings, clock: Clock) -> tuple[dict[str, Provider], Close]:
-    """The configured providers, all over one session; each key goes with its origin."""
+def _providers(
+    settings: Settings, clock: Clock, alarms: Alarms
+) -> tuple[dict[str, Provider], Close]:
+    """The configured providers, all over one session; each key goes with its origin. Of all but ours it is told how
+    they do."""
     makers: dict[str, Provider] = {SANDBOX: Sandbox(clock)}
     keys = (settings.openai.api_key, settings.anthropic.api_key, settings.groq.api_key)
     if not any(keys):
         return makers, _nothing
     from adapters.providers.upstream import Deadlines, Origin, Upstream
+    from adapters.providers.watched import Watched
 
     given = settings.upstream
     upstream = Upstream(
@@ -317,6 +369,9 @@ def _providers(settings: Settings, clock: Clock) -> tuple[dict[str, Provider], C
             usage_of=groq.groq_usage,
             stream_first_byte=patience,
         )
+    for name, maker in makers.items():
+        if name != SANDBOX:
+            makers[name] = Watched(maker, name, alarms.provider_key, alarms.provider)
     return makers, upstream.aclose
 
 

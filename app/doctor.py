@@ -15,13 +15,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import attrs
-
+from adapters.sql.db import Db
 from adapters.sql.migrate import pending
-from app.desk import open_storage, ready_data_dir
+from adapters.sql.rls import rights
+from app.doctor_billing import billing, mail, stripe
+from app.findings import BROKEN, OFF, OK, PATIENCE, WARNING, Finding, lines, report
+from app.storage import open_storage, ready_data_dir
 from config.catalogue import CatalogueError, read_catalogue, read_plans
 from config.secrets import SettingError
 from config.settings import Settings, every_setting
@@ -31,26 +33,22 @@ from domain.value import value
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
-OK, OFF, WARNING, BROKEN = "ok", "off", "warning", "broken"
-
-PATIENCE: Final = 5.0
-"""Seconds for one dependency to answer."""
+__all__ = [
+    "BROKEN",
+    "OFF",
+    "OK",
+    "WARNING",
+    "Finding",
+    "examine",
+    "lines",
+    "misconfigured",
+    "report",
+]
 
 MOST_SKEW: Final = 60.0
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_SIGNS: Final = {OK: "ok     ", OFF: "off    ", WARNING: "warning", BROKEN: "BROKEN "}
 _ANTHROPIC_VERSION: Final = "2023-06-01"
-
-
-@value
-class Finding:
-    """`mend` says what to do; empty where there is nothing to do."""
-
-    name: str
-    state: str
-    message: str
-    mend: str = ""
 
 
 @value
@@ -70,8 +68,10 @@ async def examine(
         _database(settings),
         _redis(settings),
         _providers(settings),
+        mail(settings),
+        stripe(settings),
     ]
-    found = [*_configuration(settings, environment), _data_dir(settings)]
+    found = [*_configuration(settings, environment), *billing(settings), _data_dir(settings)]
     for findings in await asyncio.gather(*checks):
         found += findings
     return found
@@ -80,21 +80,6 @@ async def examine(
 def misconfigured(error: SettingError) -> list[Finding]:
     """What there is to say when the settings cannot be read at all."""
     return [Finding("configuration", BROKEN, str(error), f"Correct {error.name} and try again.")]
-
-
-def report(findings: Sequence[Finding]) -> dict[str, Any]:
-    states = {one.state for one in findings}
-    worst = next((state for state in (BROKEN, WARNING) if state in states), OK)
-    return {"status": worst, "checks": [attrs.asdict(one) for one in findings]}
-
-
-def lines(findings: Sequence[Finding]) -> list[str]:
-    told = []
-    for one in findings:
-        told.append(f"{_SIGNS[one.state]}  {one.name}: {one.message}")
-        if one.mend:
-            told.append(f"         {one.mend}")
-    return told
 
 
 # --- the settings themselves
@@ -173,6 +158,7 @@ async def _database(settings: Settings) -> list[Finding]:
             async with asyncio.timeout(PATIENCE):
                 await storage.db.ping()
                 missing = await pending(storage.db)
+                guarded = [] if missing or settings.embedded else await _rights(storage.db)
         except (ApiError, TimeoutError) as exc:
             mend = f"Check {variable}, and that the server is up and lets this machine in."
             return [Finding(name, BROKEN, f"{kind} does not answer: {_words(exc)}", mend)]
@@ -181,7 +167,33 @@ async def _database(settings: Settings) -> list[Finding]:
         return [Finding(name, BROKEN, f"{kind} lacks {len(missing)} schema steps", mend)]
     if missing:
         return [Finding(name, OK, f"{kind} answers; `watchllm serve` will bring its schema up")]
-    return [Finding(name, OK, f"{kind} answers and has the newest schema")]
+    return [Finding(name, OK, f"{kind} answers and has the newest schema"), *guarded]
+
+
+async def _rights(db: Db) -> list[Finding]:
+    """What `watchllm migrate` has set, as it stands now."""
+    name, found = "database rights", await rights(db)
+    doubts = []
+    if found.unguarded:
+        message = f"without row level security: {_some(found.unguarded)}"
+        mend = "Run `watchllm migrate` as the owner of the tables."
+        doubts.append(Finding(name, WARNING, message, mend))
+    if found.exposed:
+        message = f"PUBLIC, anon or authenticated may use {_some(found.exposed)}"
+        mend = "Run `watchllm migrate` as the owner of the tables; it takes that back."
+        doubts.append(Finding(name, BROKEN, message, mend))
+    if doubts:
+        return doubts
+    message = "row level security is on, nobody else was let in"
+    if not found.may_create:
+        return [Finding(name, OK, message)]
+    mend = "The running role may change tables, too; it could be watchllm_service, which may not."
+    return [Finding(name, OK, message, mend)]
+
+
+def _some(tables: Sequence[str]) -> str:
+    more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
+    return ", ".join(tables[:3]) + more
 
 
 async def _redis(settings: Settings) -> list[Finding]:

@@ -24,13 +24,14 @@ from tornado.netutil import bind_sockets
 
 from adapters.sql.migrate import pending
 from app.build import House, build
-from app.desk import Storage, greeting, key_ring, open_storage, project_book, ready_data_dir
+from app.desk import greeting, key_ring, project_book
 from app.services.projects import first_start
+from app.storage import Storage, open_storage, ready_data_dir
 from app.supervisor import Supervisor
 from app.web.metrics import own_port
 from app.web.server import Server
 from config.secrets import SettingError
-from config.settings import Settings, every_setting, unused_settings
+from config.settings import Settings, every_setting
 from domain.errors import ApiError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,6 @@ HEADER_BYTES = 64 << 10
 def run(settings: Settings) -> int:
     """Serves until a signal comes; gives the exit code. Raises SettingError for what cannot be served."""
     check_one_home()
-    for name in unused_settings(os.environ):
-        log.warning("a setting is set that this release does not use yet", extra={"setting": name})
     _forget_secrets()
     sockets = _listen(settings)
     _alone(settings)
@@ -147,6 +146,7 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], *, greet:
         max_body_size=UNBOUNDED,
         max_header_size=HEADER_BYTES,
     )
+    house.observers.sources.append(server.readings)
     try:
         house.start()
     except Unavailable as exc:
@@ -182,7 +182,9 @@ def _serve_metrics(settings: Settings, house: House) -> HTTPServer | None:
             "WATCHLLM_METRICS_PORT",
             f"cannot listen on {given.metrics_host}:{given.metrics_port}: {exc.strerror}",
         ) from exc
-    server = HTTPServer(own_port(metrics.text), idle_connection_timeout=75, body_timeout=5)
+    server = HTTPServer(
+        own_port(metrics.text, house.front), idle_connection_timeout=75, body_timeout=5
+    )
     server.add_sockets(sockets)
     return server
 

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 MASTER_BYTES: Final = 32
-PURPOSES: Final = ("key-hash", "cache-key", "cache-mac", "session", "provider-seal")
+PURPOSES: Final = ("key-hash", "cache-key", "cache-mac", "channel-seal", "unsubscribe")
 
 _FILE: Final = "secret.key"
 _PLACEHOLDERS: Final = (

@@ -305,6 +305,18 @@ class Billing:
     price_pro: str | None = setting(
         "STRIPE_PRICE_PRO", None, parts.text, "price id of the plan `pro`"
     )
+    grace: float = setting(
+        "WATCHLLM_BILLING_GRACE",
+        "7d",
+        parts.duration,
+        "how long a plan outlives a payment that failed",
+    )
+
+    @property
+    def prices(self) -> dict[str, str]:
+        """From a price's id to the plan it stands for."""
+        given = {self.price_starter: "starter", self.price_pro: "pro"}
+        return {price: plan for price, plan in given.items() if price is not None}
 
 
 @environ.config(prefix="", frozen=True)
@@ -317,7 +329,10 @@ class Notices:
         secret=True,
     )
     mail_from: str | None = setting(
-        "WATCHLLM_MAIL_FROM", None, parts.mail_address, "sender of mails"
+        "WATCHLLM_MAIL_FROM",
+        None,
+        parts.mail_address,
+        "sender of mails; `no-reply` at the host of `WATCHLLM_PUBLIC_URL` if unset",
     )
     team_webhooks: tuple[Secret, ...] | None = setting(
         "WATCHLLM_TEAM_WEBHOOKS",
@@ -393,9 +408,6 @@ class Telemetry:
         "share of requests that get a log line, 0 to 1; failures always do unless it is off",
     )
 
-
-LATER = (Billing, Notices)
-"""Checked when they are set, but nothing reads them yet."""
 
 SECTIONS = (
     Listening,

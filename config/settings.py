@@ -19,7 +19,6 @@ from config import parts
 from config.parts import Setting, setting
 from config.secrets import Secret, SettingError, kept_master
 from config.sections import (
-    LATER,
     SECTIONS,
     Anthropic,
     Billing,
@@ -114,13 +113,6 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     return settings
 
 
-def unused_settings(environment: Mapping[str, str]) -> list[str]:
-    """Names that are set for parts of the product that are not built yet, so that nobody relies on them in silence."""
-    sections: tuple[Any, ...] = LATER
-    names = {field.converter.name for section in sections for field in attrs.fields(section)}
-    return sorted(name for name in names if environment.get(name))
-
-
 def every_setting() -> Iterator[Setting]:
     sections: tuple[Any, ...] = (Settings, *SECTIONS)
     for section in sections:
@@ -144,8 +136,6 @@ def _check_together(settings: Settings) -> None:
         )
     if settings.keys.stale < settings.keys.fresh:
         raise SettingError("WATCHLLM_KEY_STALE", "must not be shorter than WATCHLLM_KEY_FRESH")
-    if settings.notices.smtp_url is not None and settings.notices.mail_from is None:
-        raise SettingError("WATCHLLM_MAIL_FROM", "is required with SMTP_URL")
 
 
 def _user_data_dir(environment: Mapping[str, str]) -> Path:

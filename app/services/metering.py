@@ -104,7 +104,7 @@ class Metering:
     def line(self, call_id: str, grant: Grant, endpoint: Endpoint, began: float) -> Line:
         """Raises Unavailable while no row can be kept: what would not be told is not done."""
         if self.journal.fullness >= 1:
-            raise Unavailable("The usage journal is full.", retry_after=5)
+            raise Unavailable("The usage journal takes no more rows now.", retry_after=5)
         return Line(call_id, grant, endpoint, began, self.clock())
 
     def open(self, line: Line, prompt_tokens: int) -> None:

@@ -13,16 +13,18 @@ from attrs import define
 from tornado.web import HTTPError, RequestHandler
 
 from app.services.admission import Admission
+from app.services.billing import Billing
 from app.services.health import Health
 from app.services.listing import Listing
 from app.services.reports import Reports
 from domain.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound, PayloadTooLarge
 from domain.project import Grant
 from domain.requestid import RANDOM_BYTES, request_id
+from ports.notify import Contacts
 
 log = logging.getLogger(__name__)
 
-OPEN, KEY = "open", "key"
+OPEN, KEY, SIGNED = "open", "key", "signed"
 _KEYLIKE = re.compile(r"(lgw_|sk-|gsk_)[\w-]+")
 
 
@@ -34,12 +36,18 @@ class Rooms:
     listing: Listing
     reports: Reports
     health: Health
+    billing: Billing
+    contacts: Contacts
+    unsubscribe_secret: bytes
     clock: Callable[[], float]
     version: str
 
 
 class Handler(RequestHandler):
-    """`auth` must be said by every handler: OPEN, or KEY for a project's or test key. A test reads the route table."""
+    """`auth` must be said by every handler. A test reads the route table.
+
+    OPEN, KEY for a project's or test key, or SIGNED where the request itself proves where it comes from.
+    """
 
     auth: ClassVar[str]
     rooms: Rooms

@@ -18,8 +18,9 @@ from app.web.api import (
     Rooms,
 )
 from app.web.metrics import MetricsRoute, Page
-from app.web.pages import FrontPage
+from app.web.pages import CheckoutPage, FrontPage, UnsubscribePage
 from app.web.usage import UsageOfRequestRoute, UsageRoute
+from app.web.webhooks import StripeRoute
 
 
 class Static(StaticFileHandler, Handler):  # type: ignore[misc]
@@ -45,6 +46,9 @@ def table(rooms: Rooms, metrics: Page | None = None) -> list[tuple[Any, ...]]:
         (r"/(?:v1/)?usage", UsageRoute, given),
         (r"/(?:v1/)?usage/([^/]+)", UsageOfRequestRoute, given),
         (r"/(?:v1/)?(?:chat/completions|completions|embeddings)", PostOnly, given),
+        (r"/api/webhooks/stripe", StripeRoute, given),
+        (r"/billing/(paid|cancelled)", CheckoutPage, given),
+        (r"/unsubscribe/([^/]+)", UnsubscribePage, given),
         (r"/static/(app\.css)", Static, {**given, "path": str(files("app.web") / "static")}),
     ]
 

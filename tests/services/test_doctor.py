@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psycopg2
 import pytest
 from aiohttp import web
 
+from adapters.sql.migrate import migrate
+from adapters.sql.postgres import PostgresDb
 from app import doctor
-from app.doctor import BROKEN, OFF, OK, WARNING, Finding
+from app.findings import BROKEN, OFF, OK, WARNING, Finding
 from config.secrets import SettingError
 from config.settings import read_settings
 from tests.support.fixtures import async_fixture
 from tests.support.valkey import valkey_cluster, valkey_server
+
+if TYPE_CHECKING:
+    from tests.support.postgres import PostgresServer
 
 MASTER = "Zt3vQ8mK1xY7rB5nW2jL9pD4sF6hG0aC"
 KEY = "sk-hunter2hunter2"
@@ -82,6 +90,8 @@ async def test_a_fresh_machine_is_well(examine: Examine) -> None:
     assert OK == found["data directory"].state
     assert OK == found["database"].state
     assert OFF == found["redis"].state
+    assert OFF == found["billing"].state
+    assert OFF == found["mail"].state
     assert WARNING == found["providers"].state
 
 
@@ -210,6 +220,206 @@ async def test_tables_that_cannot_be_read(examine: Examine, tmp_path: Path) -> N
     found = await examine(WATCHLLM_CONFIG_DIR=str(tmp_path))
 
     assert BROKEN == found["configuration"].state
+
+
+@pytest.fixture
+def postgres(own_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A server of this module alone: roles belong to the whole of it."""
+    if not own_postgres.running:
+        own_postgres.start()
+    yield own_postgres
+    ask(own_postgres, "DROP SCHEMA IF EXISTS watchllm CASCADE")
+    for role in ("anon", "watchllm_service"):
+        ask(own_postgres, f"DROP ROLE IF EXISTS {role}")
+
+
+def ask(server: PostgresServer, *statements: str) -> None:
+    with closing(psycopg2.connect(server.url)) as connection:
+        connection.autocommit = True
+        for statement in statements:
+            connection.cursor().execute(statement)
+
+
+async def migrated(server: PostgresServer) -> None:
+    db = PostgresDb(server.url)
+    try:
+        await migrate(db)
+    finally:
+        await db.aclose()
+
+
+async def rights_found(server: PostgresServer, tmp_path: Path, role: str) -> list[Finding]:
+    environment = {
+        "WATCHLLM_DATA_DIR": str(tmp_path),
+        "WATCHLLM_SECRET_KEY": MASTER,
+        "DATABASE_URL": server.url.replace("//watchllm@", f"//{role}@"),
+    }
+    findings = await doctor.examine(read_settings(environment), environment)
+    return [one for one in findings if one.name == "database rights"]
+
+
+@pytest.mark.postgres
+async def test_rights_that_are_as_they_should_be(postgres: PostgresServer, tmp_path: Path) -> None:
+    """The owner hears that there is a role that may do less; that role hears nothing. Without a schema there is no word."""
+    ask(postgres, "CREATE ROLE anon LOGIN", "CREATE ROLE watchllm_service LOGIN")
+    assert [] == await rights_found(postgres, tmp_path, "watchllm")
+    await migrated(postgres)
+
+    [owner] = await rights_found(postgres, tmp_path, "watchllm")
+    [service] = await rights_found(postgres, tmp_path, "watchllm_service")
+
+    assert (OK, OK) == (owner.state, service.state)
+    assert "watchllm_service" in owner.mend
+    assert not service.mend
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("mistake", "state", "word"),
+    [
+        ("ALTER TABLE watchllm.api_keys DISABLE ROW LEVEL SECURITY", WARNING, "api_keys"),
+        ("CREATE TABLE watchllm.a_backup (id text)", WARNING, "a_backup"),
+        ("GRANT SELECT ON watchllm.projects TO anon", BROKEN, "projects"),
+        ("GRANT UPDATE ON watchllm.projects TO PUBLIC", BROKEN, "projects"),
+        ("GRANT SELECT (name) ON watchllm.projects TO PUBLIC", BROKEN, "projects"),
+        ("GRANT SELECT ON watchllm.usage_log_rest TO PUBLIC", BROKEN, "usage_log_rest"),
+        ("GRANT SELECT ON ALL TABLES IN SCHEMA watchllm TO anon", BROKEN, " more"),
+    ],
+)
+async def test_rights_that_are_not(
+    postgres: PostgresServer, tmp_path: Path, mistake: str, state: str, word: str
+) -> None:
+    """The table is named, also to the role that may not mend it; and what is said to mend it does."""
+    ask(postgres, "CREATE ROLE anon LOGIN", "CREATE ROLE watchllm_service LOGIN")
+    await migrated(postgres)
+    ask(postgres, mistake)
+
+    for role in ("watchllm", "watchllm_service"):
+        [found] = await rights_found(postgres, tmp_path, role)
+        assert state == found.state
+        assert word in found.message
+        assert "watchllm migrate" in found.mend
+    await migrated(postgres)
+    [found] = await rights_found(postgres, tmp_path, "watchllm_service")
+    assert OK == found.state
+
+
+@async_fixture
+async def listener() -> AsyncIterator[int]:
+    """Somebody who takes connections, and says and hears nothing."""
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield port
+    await runner.cleanup()
+
+
+PAID = {"STRIPE_SECRET_KEY": "sk_test_hunter2", "STRIPE_WEBHOOK_SECRET": "whsec_hunter2"}
+PRICES = {"STRIPE_PRICE_STARTER": "price_1", "STRIPE_PRICE_PRO": "price_2"}
+PLAN = "[plans.{}]\nrequests_per_minute = 1\nrequests_per_month = 1\nconcurrent_requests = 0\nprice_usd_per_month = {}\n"
+
+
+async def billing_found(listener: int, tmp_path: Path, **given: str) -> list[Finding]:
+    environment = {
+        "WATCHLLM_DATA_DIR": str(tmp_path / "data"),
+        "STRIPE_API_BASE": f"http://127.0.0.1:{listener}",
+        **given,
+    }
+    findings = await doctor.examine(read_settings(environment), environment)
+    assert "hunter2" not in json.dumps(doctor.report(findings))
+    return [one for one in findings if one.name == "billing"]
+
+
+async def test_billing_that_is_set_up(listener: int, tmp_path: Path) -> None:
+    [found] = await billing_found(listener, tmp_path, **PAID, **PRICES)
+
+    assert OK == found.state
+    assert "2 plans" in found.message
+
+
+@pytest.mark.parametrize(
+    ("given", "without", "state", "words"),
+    [
+        ({}, ["STRIPE_WEBHOOK_SECRET"], BROKEN, ["STRIPE_WEBHOOK_SECRET"]),
+        ({}, ["STRIPE_SECRET_KEY"], WARNING, ["STRIPE_SECRET_KEY"]),
+        ({}, ["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"], WARNING, ["STRIPE_PRICE_PRO"]),
+        ({}, ["STRIPE_PRICE_PRO"], WARNING, ["the plan pro", "Set STRIPE_PRICE_PRO"]),
+        ({"STRIPE_PRICE_PRO": "price_1"}, [], BROKEN, ["same price id", "STRIPE_PRICE_STARTER"]),
+    ],
+)
+async def test_billing_half_way(
+    listener: int,
+    tmp_path: Path,
+    given: dict[str, str],
+    without: list[str],
+    state: str,
+    words: list[str],
+) -> None:
+    """Each half that is missing is named."""
+    whole = {**PAID, **PRICES, **given}
+    [found] = await billing_found(
+        listener, tmp_path, **{name: text for name, text in whole.items() if name not in without}
+    )
+
+    assert state == found.state
+    for word in words:
+        assert word in f"{found.message} {found.mend}"
+
+
+@pytest.mark.parametrize(
+    ("plans", "words"),
+    [
+        ({"free": 0, "starter": 9}, ["STRIPE_PRICE_PRO is set", "no such plan"]),
+        ({"starter": 9, "pro": 0}, ["STRIPE_PRICE_PRO is set", "for nothing"]),
+        ({"starter": 9, "pro": 19, "gold": 99}, ["the plan gold", "Only starter and pro"]),
+    ],
+)
+async def test_plans_that_do_not_fit_their_prices(
+    listener: int, tmp_path: Path, plans: dict[str, int], words: list[str]
+) -> None:
+    """Prices are for plans of plans.toml, and who pays must be able to."""
+    text = "".join(PLAN.format(name, price) for name, price in plans.items())
+    (tmp_path / "plans.toml").write_text(text)
+    [found] = await billing_found(
+        listener, tmp_path, WATCHLLM_CONFIG_DIR=str(tmp_path), **PAID, **PRICES
+    )
+
+    assert WARNING == found.state
+    for word in words:
+        assert word in f"{found.message} {found.mend}"
+
+
+async def test_who_carries_mails_and_money(examine: Examine, listener: int) -> None:
+    """They are connected to, and nothing more; whoever is away is named by its setting."""
+    mails = {"WATCHLLM_MAIL_FROM": "us@shop.example"}
+    there = await examine(
+        **PAID,
+        **mails,
+        STRIPE_API_BASE=f"http://127.0.0.1:{listener}",
+        SMTP_URL=f"smtp://u:hunter2@127.0.0.1:{listener}",
+    )
+    away = await examine(
+        **PAID,
+        **mails,
+        STRIPE_API_BASE=f"http://127.0.0.1:{free_port()}",
+        SMTP_URL=f"smtps://u:hunter2@127.0.0.1:{free_port()}",
+    )
+    no_mail = await examine(**PAID, STRIPE_API_BASE=f"http://127.0.0.1:{listener}")
+
+    assert [OK, OK] == [there[name].state for name in ("mail", "stripe")]
+    assert [BROKEN, BROKEN] == [away[name].state for name in ("mail", "stripe")]
+    assert "SMTP_URL" in away["mail"].mend
+    assert "STRIPE_API_BASE" in away["stripe"].mend
+    assert WARNING == no_mail["mail"].state
+
+
+async def test_mails_without_a_sender(examine: Examine, listener: int) -> None:
+    """They have one made of our own address, which not every server takes."""
+    found = await examine(SMTP_URL=f"smtp://u:hunter2@127.0.0.1:{listener}")
+
+    assert WARNING == found["mail"].state
+    assert "WATCHLLM_MAIL_FROM" in found["mail"].message
 
 
 @pytest.mark.parametrize(

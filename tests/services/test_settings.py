@@ -21,7 +21,7 @@ from config.secrets import (
     hkdf,
     kept_master,
 )
-from config.settings import Settings, every_setting, read_settings, unused_settings
+from config.settings import Settings, every_setting, read_settings
 
 HOME = {"HOME": "/home/someone"}
 MASTER = "Zt3vQ8mK1xY7rB5nW2jL9pD4sF6hG0aC"
@@ -185,7 +185,6 @@ def test_a_wrong_value_names_its_variable(name: str, text: str) -> None:
     [
         ({"DATABASE_URL": "postgresql://db/x"}, "WATCHLLM_SECRET_KEY"),
         ({"WATCHLLM_PROCESSES": "2"}, "WATCHLLM_PROCESSES"),
-        ({"SMTP_URL": "smtp://mail:587"}, "WATCHLLM_MAIL_FROM"),
     ],
 )
 def test_settings_that_need_each_other(given: dict[str, str], name: str) -> None:
@@ -199,11 +198,11 @@ def test_several_processes_share_redis() -> None:
     assert 4 == read(WATCHLLM_PROCESSES="4", REDIS_URL="redis://cache").listening.processes
 
 
-def test_settings_of_later_parts_are_told() -> None:
-    """What is set and not used yet is named, and nothing else."""
-    given = {"STRIPE_PRICE_PRO": "price_1", "WATCHLLM_PORT": "1", "SMTP_URL": ""}
-
-    assert ["STRIPE_PRICE_PRO"] == unused_settings(given)
+def test_prices_stand_for_plans() -> None:
+    """Whichever of them are set."""
+    assert {} == read().billing.prices
+    given = {"STRIPE_PRICE_PRO": "price_2", "STRIPE_PRICE_STARTER": "price_1"}
+    assert {"price_1": "starter", "price_2": "pro"} == read(**given).billing.prices
 
 
 @pytest.mark.parametrize(

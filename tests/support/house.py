@@ -17,8 +17,9 @@ from attrs import define
 from tornado.netutil import bind_sockets
 
 from app.build import House, build
-from app.desk import Storage, key_ring, open_storage, project_book
+from app.desk import key_ring, project_book
 from app.main import HEADER_BYTES, UNBOUNDED
+from app.storage import Storage, open_storage
 from app.web.server import Server
 from config.settings import Settings, read_settings
 from domain.project import PROJECT, TEST, Project

@@ -10,7 +10,7 @@ import pytest
 from tornado.routing import PathMatches
 from tornado.web import RequestHandler
 
-from app.web.api import KEY, OPEN, Handler, Nowhere
+from app.web.api import KEY, OPEN, SIGNED, Handler, Nowhere
 from app.web.front import ENDPOINTS
 from app.web.routes import table
 from domain.request import Endpoint
@@ -23,6 +23,7 @@ ROUTES: list[tuple[str, type[Handler]]] = [
 MONEY = ("/chat/completions", "/completions", "/embeddings")
 OPEN_PATHS = {
     "/",
+    "/billing/paid",
     "/health",
     "/metrics",
     "/static/app.css",
@@ -30,6 +31,8 @@ OPEN_PATHS = {
     *(f"/v1{path}" for path in MONEY),
 }
 """All that answers without a key; the three that cost money ask for it themselves, under POST."""
+SIGNED_PATHS = {"/api/webhooks/stripe": "POST", "/unsubscribe/": "GET"}
+"""What proves itself, by how it begins, and how it is asked; who cannot is told that there is nothing."""
 
 BODIES = {
     Endpoint.CHAT: QUESTION,
@@ -46,7 +49,7 @@ def every_handler() -> set[type[RequestHandler]]:
 def test_every_handler_says_who_may_come_in(handler: type[RequestHandler]) -> None:
     """In its own class, not by inheritance, where it would be forgotten."""
     assert issubclass(handler, Handler), "a handler of Tornado's own has no policy"
-    assert handler.__dict__.get("auth") in (OPEN, KEY)
+    assert handler.__dict__.get("auth") in (OPEN, KEY, SIGNED)
     assert issubclass(Handler, RequestHandler)
     assert "auth" not in Handler.__dict__, "there is no default"
 
@@ -57,6 +60,12 @@ async def test_what_is_not_known_to_be_open_needs_a_key(house: OpenHouse) -> Non
         for path in examples(pattern):
             if path in OPEN_PATHS:
                 assert OPEN == handler.auth
+                continue
+            signed = [one for one in SIGNED_PATHS if path.startswith(one)]
+            if signed:
+                assert SIGNED == handler.auth
+                answer = await house.ask(None, path, method=SIGNED_PATHS[signed[0]], key="")
+                assert 404 == answer.status
                 continue
             assert KEY == handler.auth, f"{path} is open"
             for key in ("", "lgw_project_wrong"):
@@ -152,6 +161,7 @@ def examples(pattern: str) -> list[str]:
         pattern.replace("(?:v1/)?", root)
         .replace("(?:chat/completions|completions|embeddings)", name)
         .replace(r"(app\.css)", "app.css")
+        .replace("(paid|cancelled)", "paid")
         .replace("(.+)", "gpt-4o")
         .replace("([^/]+)", "01a208d3-2012-729d-94e5-0dbcca074acd")
         for root in (["", "v1/"] if "(?:v1/)?" in pattern else [""])

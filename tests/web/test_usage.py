@@ -13,7 +13,7 @@ import attrs
 import psycopg2
 import pytest
 
-from app.desk import REPORT_CONNECTIONS
+from app.storage import REPORT_CONNECTIONS
 from domain.usage import Usage, UsageRecord
 from tests.support.house import QUESTION, OpenHouse, Reply, open_house
 from tests.support.postgres import new_server
@@ -226,4 +226,5 @@ async def test_reports_keep_nobody_waiting(tmp_path: Path) -> None:
 
     assert (503, "1") == (refused.status, refused.headers["Retry-After"])
     assert 200 == models.status
-    assert [200, 200, 503] == sorted(answer.status for answer in answers)
+    # A chore that looks at the month's sums may hold one of the connections, too.
+    assert [200, 503] == sorted({answer.status for answer in answers})
