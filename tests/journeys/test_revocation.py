@@ -13,8 +13,9 @@ import aiohttp
 import pytest
 from attrs import define
 
-from app.desk import key_ring, open_storage, project_book
+from app.desk import key_ring, project_book
 from app.services.keys import FreshKey, KeyRing
+from app.storage import open_storage
 from config.settings import read_settings
 from domain.project import PROJECT
 from tests.support.fixtures import async_fixture
