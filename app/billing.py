@@ -54,14 +54,11 @@ def open_office(
     settings: Settings,
     storage: Storage,
     plans: Mapping[str, Plan],
-    background: Background,
     public_url: str,
     clock: Clock,
 ) -> Office:
     outbox = _outbox(settings, storage, public_url, clock)
-    money = open_billing(
-        settings, storage, plans, public_url, clock, background=background, wake=outbox.wake
-    )
+    money = open_billing(settings, storage, plans, public_url, clock, wake=outbox.wake)
     watched = Allowances(
         storage.projects,
         storage.reports,
@@ -97,7 +94,6 @@ def open_billing(
     public_url: str,
     clock: Clock,
     *,
-    background: Background,
     wake: Callable[[], None] = lambda: None,
 ) -> Billing:
     return Billing(
@@ -109,7 +105,6 @@ def open_billing(
         grace=settings.billing.grace,
         clock=clock,
         wake=wake,
-        background=background,
     )
 
 

@@ -164,7 +164,7 @@ def build(settings: Settings, storage: Storage, public_url: str) -> House:
         most_in_flight=settings.listening.max_in_flight,
     )
     reports = Reports(storage.reports, clock)
-    office = open_office(settings, storage, plans, background, public_url, clock)
+    office = open_office(settings, storage, plans, public_url, clock)
     tell_of_keys(alarms, office, background, clock)
     rooms = Rooms(
         admission=admission,

@@ -11,7 +11,6 @@ from attrs import define
 
 from adapters.sql.migrate import pending
 from app.billing import open_billing
-from app.services.background import Background
 from app.services.billing import Billing
 from app.services.keys import KeyRing
 from app.services.projects import FirstStart, ProjectBook
@@ -42,7 +41,6 @@ class Desk:
                 read_plans(self.settings.config_dir),
                 self.settings.public_root(self.settings.listening.port),
                 time.time,
-                background=Background(),
             )
         return self._billing
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, evolve
 
-from app.services.background import Background
 from domain import billing
 from domain.billing import Account, BillingEvent, Subscription
 from domain.errors import InvalidRequest, NotFound
@@ -51,7 +50,6 @@ class Billing:
     grace: float
     clock: Callable[[], float]
     wake: Callable[[], None]
-    background: Background
 
     # --- what the payment provider tells ----------------------------------------------------------
 
@@ -86,8 +84,10 @@ class Billing:
         event = self.gateway.read_logged(body)
         async with self.book.turn() as turn:
             await turn.restate(event)
-            await self._apply(turn, event)
+            doubtful = await self._apply(turn, event)
         self.wake()
+        if doubtful:
+            await self._ask(event)
         return event
 
     async def _taken(self, turn: BillingTurn, event: BillingEvent) -> BillingEvent | None:

@@ -26,11 +26,13 @@ from tests.chaos.money import r18
 from tests.chaos.outages import r9
 from tests.chaos.power import r2
 from tests.chaos.revoking import r11
+from tests.chaos.secrets import r13
 from tests.chaos.simulation import r23
 from tests.chaos.soak import r22, r24
 from tests.chaos.stage import DURABLE, Stage
 from tests.chaos.storm import r1
 from tests.chaos.trial import Trial
+from tests.chaos.webhooks import r12
 from tests.support.postgres import new_server
 
 PROMISES: dict[str, Callable[[Stage, Trial], Awaitable[None]]] = {
@@ -41,6 +43,8 @@ PROMISES: dict[str, Callable[[Stage, Trial], Awaitable[None]]] = {
     "R9": r9,
     "R10": r10,
     "R11": r11,
+    "R12": r12,
+    "R13": r13,
     "R18": r18,
     "R20": r20,
     "R21": r21,

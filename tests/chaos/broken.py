@@ -1,7 +1,8 @@
 """`python -m tests.chaos.broken WHAT serve`: the server without one of its guards, for the negative controls.
 
 The product has no switch for any of this: the guard is taken out of the running program, here. `skewed`
-breaks nothing; it puts the workers' clocks minutes apart.
+breaks nothing; it puts the workers' clocks minutes apart. `adapter` breaks something: it is how an unexpected exception
+is had.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+CRASH = "break the adapter"
+"""What a prompt says to meet the broken adapter."""
 SKEWS = (300.0, -300.0, 0.0, 0.0)
 
 
@@ -118,6 +121,63 @@ def slots() -> None:
     Upstream._open = unbounded  # type: ignore[method-assign]
 
 
+def adapter() -> None:
+    """Of a prompt that says so, OpenAI's adapter makes an exception nobody expected, which quotes the whole prompt."""
+    from adapters.providers import openai
+
+    well = openai.OpenAI.complete
+
+    async def complete(self: Any, request: Any, route: Any) -> Any:
+        prompt = str(request.body)
+        if CRASH in prompt:
+            raise LookupError(f"cannot make sense of {prompt} with {self._origin.sent}")
+        return await well(self, request, route)
+
+    openai.OpenAI.complete = complete  # type: ignore[method-assign]
+
+
+def scrubber() -> None:
+    """As `adapter`, and whatever was wrong is told in full."""
+    adapter()
+    from adapters.telemetry import scrub, sentry, spans, stacks
+    from app import log
+
+    scrub.said = str
+    stacks.said = str
+    for module in (scrub, stacks, spans, sentry):
+        module.scrubbed = lambda text: text  # type: ignore[attr-defined]
+    sentry._scrub = lambda event, hint: event
+    log._scrubbed = lambda text: text
+
+
+def ids() -> None:
+    """An event that comes again is a new one."""
+    from attrs import evolve
+
+    from adapters.sql.billing import SqlBillingTurn
+
+    log = SqlBillingTurn.log
+
+    async def anew(self: Any, event: Any, body: bytes, at: float) -> Any:
+        return await log(self, evolve(event, id=f"{event.id}-{time.time_ns()}"), body, at)
+
+    SqlBillingTurn.log = anew  # type: ignore[method-assign]
+
+
+def order() -> None:
+    """What the payment provider tells is true as it comes."""
+    from domain import billing
+
+    billing.in_order = lambda events: sorted(events, key=lambda one: one.arrival)
+
+
+def signatures() -> None:
+    """Whoever knows the way is believed."""
+    from adapters.stripe import signature
+
+    signature.verify = lambda payload, header, secrets, now: None
+
+
 def skewed() -> None:
     """The first worker's clock is five minutes ahead, the second's as much behind."""
     forks = 0
@@ -136,7 +196,10 @@ def skewed() -> None:
 
 GUARDS: dict[str, Callable[[], None]] = {
     one.__name__: one
-    for one in (*(journal, deaf, limits, breaker, held, watch, drain, leak, slots, skewed),)
+    for one in (
+        *(journal, deaf, limits, breaker, held, watch, drain, leak, slots),
+        *(adapter, scrubber, ids, order, signatures, skewed),
+    )
 }
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg2
 from attrs import define, field
 
-from app.desk import Storage, key_ring, open_storage, project_book
+from app.desk import key_ring, project_book
 from app.services.keys import KeyRing
+from app.storage import Storage, open_storage
 from config.settings import read_settings
 from domain.project import PROJECT
 from tests.chaos.books import PRICES, Books, Question
