@@ -7,6 +7,7 @@ over a goal by less is told and no failure: on a shared machine it may be the ne
 from __future__ import annotations
 
 import platform
+import socket
 import sys
 import tempfile
 import time
@@ -137,6 +138,16 @@ async def _sitting(given: Namespace, folder: Path) -> AsyncIterator[Sitting]:
             }
             shared = started("shared", "-m", "app", "serve", "--port", "{port}", **(environ | own))
             await shared.listens()
+        watched = {}
+        if "S9" in given.only:
+            deaf = running.enter_context(_deaf())
+            for name, own in _watchers(deaf).items():
+                copytree(environ["WATCHLLM_DATA_DIR"], folder / name)
+                own |= {"WATCHLLM_DATA_DIR": str(folder / name)}
+                watched[name] = started(
+                    name, "-m", "app", "serve", "--port", "{port}", **(environ | own)
+                )
+                await watched[name].listens()
         began = time.monotonic()
         watchllm = started("watchllm", "-m", "app", "serve", "--port", "{port}", **environ)
         await watchllm.listens()
@@ -153,7 +164,27 @@ async def _sitting(given: Namespace, folder: Path) -> AsyncIterator[Sitting]:
             None if valkey is None else _hit_counter(valkey),
             key,
             time.monotonic() - began,
+            watched,
         )
+
+
+@contextmanager
+def _deaf() -> Iterator[int]:
+    """A port that takes every connection and never answers: an exporter's receiver at its worst."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        yield server.getsockname()[1]
+
+
+def _watchers(deaf: int) -> dict[str, dict[str, str]]:
+    """Settings under which nothing watches, the metrics do, and everything does, as if a whole platform hung."""
+    everything = {
+        "SENTRY_DSN": f"http://key@127.0.0.1:{deaf}/1",
+        "DD_TRACE_ENABLED": "true",
+        "DD_AGENT_HOST": "127.0.0.1",
+        "DD_TRACE_AGENT_PORT": str(deaf),
+        "DD_DOGSTATSD_PORT": str(deaf),
+    }
+    return {"bare": {"WATCHLLM_METRICS": "false"}, "metrics": {}, "everything": everything}
 
 
 def _environ(folder: Path, upstream: Server) -> dict[str, str]:
@@ -235,8 +266,8 @@ def _table(figures: list[Figure], h: list[float], took: float) -> str:
         cells = (
             f"{one.measured:.{0 if one.unit == 'us' else 2}f} {one.unit}",
             _number(one.ratio, 2),
-            _number(one.goal, 1),
-            _number(one.later, 1),
+            "" if one.goal is None else f"{one.goal:g}",
+            "" if one.later is None else f"{one.later:g}",
             _number(one.p50, 1),
             _number(one.p99, 1),
         )

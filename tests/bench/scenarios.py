@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
+from statistics import median
 
 import orjson
 from attrs import define, field
@@ -38,6 +39,7 @@ STREAMS = 20
 BODIES = 64
 """Different questions whose answers are asked for again and again."""
 VECTOR = 1536
+TURNS = 5
 WARM = 16_000
 """Hits after which memory is read: by then the database's own page cache has its full size."""
 
@@ -59,6 +61,8 @@ class Sitting:
     redis_hits: Callable[[], int] | None
     key: str
     started_in: float
+    watched: dict[str, Server]
+    """By what watches them: nothing, the metrics, everything."""
     h: list[float] = field(factory=list)
 
     def many(self, default: int) -> int:
@@ -297,6 +301,38 @@ async def added_latency(sitting: Sitting) -> list[Figure]:
     return found
 
 
+async def observers(sitting: Sitting) -> list[Figure]:
+    """In turns, so that a drift of the machine is everybody's."""
+    requests = [post(CHAT, sitting.key, question(n)) for n in range(BODIES)]
+    request = repeated(requests)
+    checks = {}
+    for name, server in sitting.watched.items():
+        checks[name] = answers(200, "HIT", await _filled(server, requests))
+        await drive(server.port, request, checks[name], count=sitting.many(6_000))
+    spent: dict[str, list[float]] = {name: [] for name in sitting.watched}
+    for _ in range(TURNS):
+        for name, server in sitting.watched.items():
+            cost = await measure(server, request, checks[name], sitting.many(6_000))
+            spent[name] += cost.slices
+    bare = median(spent["bare"])
+    return [
+        Figure(
+            "S9m",
+            "hit with metrics on, against nothing on",
+            "x",
+            median(spent["metrics"]) / bare,
+            goal=1.05,
+        ),
+        Figure(
+            "S9",
+            "... with Sentry and Datadog, too, which hang",
+            "x",
+            median(spent["everything"]) / bare,
+            goal=1.3,
+        ),
+    ]
+
+
 async def start(sitting: Sitting) -> list[Figure]:
     title = "`watchllm serve` to its first answer"
     return [Figure("start", title, "s", sitting.started_in, later=1.5)]
@@ -315,5 +351,6 @@ AFTER: dict[str, Scenario] = {
     "S1": miss,
     "S3": stream_miss,
     "S8": added_latency,
+    "S9": observers,
 }
 NAMES = (*BEFORE, *AFTER)
