@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -20,9 +21,10 @@ from app.services.billing import Billing
 from app.services.chores import repeat
 from app.services.outbox import Outbox
 from app.services.weekly import WeeklyReports
-from config.secrets import Secret, derive
+from config.secrets import Secret, SettingError, derive
 from config.settings import Settings
 from domain import channels, words
+from domain.errors import Unavailable
 from domain.notices import PROVIDER_KEY_REFUSED, Delivery, Notice
 from domain.plans import Plan
 from domain.unsubscribe import token
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 SPREAD = 1 << 20
+AGAIN = 10.0
+"""Seconds until a notice is posted again that the database did not take."""
 
 
 @define
@@ -112,7 +116,13 @@ def tell_of_keys(alarms: Alarms, office: Office, background: Background, clock: 
     """The team hears of a provider that refuses our key: once a day, whichever processes notice."""
 
     async def post(notice: Notice) -> None:
-        await office.outbox.post([notice])
+        while True:
+            try:
+                await office.outbox.post([notice])
+            except Unavailable:
+                await asyncio.sleep(AGAIN)
+            else:
+                return
 
     def changed(provider: str, refused: bool) -> None:
         day = datetime.fromtimestamp(clock(), UTC).date()
@@ -168,8 +178,14 @@ def _mail(settings: Settings, public_url: str) -> Notifier:
         return Console()
     from adapters.notify.smtp import Smtp
 
-    sender = given.mail_from or f"WatchLLM <no-reply@{urlsplit(public_url).hostname}>"
-    return Smtp(given.smtp_url.reveal(), sender)
+    host = urlsplit(public_url).hostname or ""
+    # An IPv6 address is no host of mail addresses as they are written here.
+    sender = f"WatchLLM <no-reply@{'localhost' if ':' in host else host}>"
+    try:
+        return Smtp(given.smtp_url.reveal(), given.mail_from or sender)
+    except ValueError as exc:
+        what = "must be a mail address, with a name before it or not"
+        raise SettingError("WATCHLLM_MAIL_FROM", what) from exc
 
 
 def _channel(url: Secret, by_customer: bool) -> Notifier:

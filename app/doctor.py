@@ -11,7 +11,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from adapters.sql.db import Db
-from adapters.sql.migrate import pending
-from adapters.sql.rls import rights
+from adapters.sql.migrate import packaged, pending
 from app.doctor_billing import billing, mail, stripe
+from app.doctor_rights import database_rights, is_denied, is_hidden, not_let_in
 from app.findings import BROKEN, OFF, OK, PATIENCE, WARNING, Finding, lines, report
 from app.storage import open_storage, ready_data_dir
 from config.catalogue import CatalogueError, read_catalogue, read_plans
@@ -157,43 +157,28 @@ async def _database(settings: Settings) -> list[Finding]:
         try:
             async with asyncio.timeout(PATIENCE):
                 await storage.db.ping()
+                if not settings.embedded:
+                    return await _server(storage.db)
                 missing = await pending(storage.db)
-                guarded = [] if missing or settings.embedded else await _rights(storage.db)
         except (ApiError, TimeoutError) as exc:
+            if is_denied(exc):
+                return [not_let_in()]
             mend = f"Check {variable}, and that the server is up and lets this machine in."
             return [Finding(name, BROKEN, f"{kind} does not answer: {_words(exc)}", mend)]
-    if missing and not settings.embedded:
-        mend = "Run: watchllm migrate"
-        return [Finding(name, BROKEN, f"{kind} lacks {len(missing)} schema steps", mend)]
     if missing:
         return [Finding(name, OK, f"{kind} answers; `watchllm serve` will bring its schema up")]
-    return [Finding(name, OK, f"{kind} answers and has the newest schema"), *guarded]
+    return [Finding(name, OK, f"{kind} answers and has the newest schema")]
 
 
-async def _rights(db: Db) -> list[Finding]:
-    """What `watchllm migrate` has set, as it stands now."""
-    name, found = "database rights", await rights(db)
-    doubts = []
-    if found.unguarded:
-        message = f"without row level security: {_some(found.unguarded)}"
-        mend = "Run `watchllm migrate` as the owner of the tables."
-        doubts.append(Finding(name, WARNING, message, mend))
-    if found.exposed:
-        message = f"PUBLIC, anon or authenticated may use {_some(found.exposed)}"
-        mend = "Run `watchllm migrate` as the owner of the tables; it takes that back."
-        doubts.append(Finding(name, BROKEN, message, mend))
-    if doubts:
-        return doubts
-    message = "row level security is on, nobody else was let in"
-    if not found.may_create:
-        return [Finding(name, OK, message)]
-    mend = "The running role may change tables, too; it could be watchllm_service, which may not."
-    return [Finding(name, OK, message, mend)]
-
-
-def _some(tables: Sequence[str]) -> str:
-    more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
-    return ", ".join(tables[:3]) + more
+async def _server(db: Db) -> list[Finding]:
+    name, missing = "database", await pending(db)
+    if len(missing) == len(packaged(db.dialect)) and await is_hidden(db):
+        return [not_let_in()]
+    if missing:
+        mend = "Run: watchllm migrate (as the role that owns the tables, or will)"
+        return [Finding(name, BROKEN, f"PostgreSQL lacks {len(missing)} schema steps", mend)]
+    message = "PostgreSQL answers and has the newest schema"
+    return [Finding(name, OK, message), *await database_rights(db)]
 
 
 async def _redis(settings: Settings) -> list[Finding]:

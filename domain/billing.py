@@ -75,7 +75,7 @@ ENDED = (CANCELED, INCOMPLETE_EXPIRED)
 PAID = ("paid", "no_payment_required")
 
 WARNING = 86_400.0
-"""Seconds before a grace ends at which owners are told once more."""
+"""Seconds before a grace ends at which owners are told once more; half of a grace that is shorter than two of it."""
 
 # Of what happened in the same second: an end ends it all, money has the last word before, and most of all money that came.
 _RANKS = {
@@ -219,7 +219,7 @@ def _left_unpaid(event: BillingEvent) -> bool:
 
 def apply(before: Subscription, event: BillingEvent, grace: float) -> BillingChange:
     """The subscription after one more event, and what its owners are to be told of."""
-    if _not_ours(event) and not before.project:
+    if _not_ours(event) and not (before.project and before.plan):
         return BillingChange(before)
     if event.type in CHECKOUTS:
         after = _checked_out(before, event)
@@ -263,7 +263,7 @@ def dunning(subscription: Subscription, now: float, grace: float) -> tuple[Notic
     """What time alone brings about: the grace is about to end, or has ended."""
     ends_at = grace_ends(subscription, grace)
     serves = subscription.project and subscription.plan
-    if ends_at is None or not serves or now < ends_at - WARNING:
+    if ends_at is None or not serves or now < ends_at - min(WARNING, grace / 2):
         return ()
     kind = GRACE_ENDING if now < ends_at else GRACE_ENDED
     told = Notice(

@@ -115,4 +115,4 @@ class BillingBook(Protocol):
     async def account(self, project: str, /) -> Account | None: ...
 
     async def failing(self) -> Sequence[Subscription]:
-        """Those past due that still give their project a plan."""
+        """Those past due, whatever their grace says."""

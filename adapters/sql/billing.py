@@ -18,11 +18,12 @@ from adapters.sql.db import (
     millis,
     optional_millis,
     optional_seconds,
+    seconds,
 )
-from adapters.sql.postbox import queue
+from adapters.sql.postbox import AT_ONCE, queue
 from domain.billing import PAST_DUE, Account, BillingEvent, Subscription
 from domain.errors import ApiError
-from domain.notices import TOLD_IN_ORDER, Contact, Delivery
+from domain.notices import PATIENCE, TOLD_IN_ORDER, Contact, Delivery
 
 _CONVERTER = make_converter()
 
@@ -210,9 +211,32 @@ class SqlBillingTurn:
         return self._known[project]
 
     async def post(self, deliveries: Sequence[Delivery], /, settled: str = "") -> None:
-        await queue(self._transaction, deliveries)
+        await queue(self._transaction, await self._news(deliveries))
         if settled:
             await self._withdraw(settled, {one.notice for one in deliveries})
+
+    async def _news(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """With each event a history tells all its notices again. What others were told long ago is none to a channel or an
+        address that was named since."""
+        first: dict[str, float] = {}
+        names = sorted({one.notice for one in deliveries})
+        for begin in range(0, len(names), AT_ONCE):
+            some = {f"n_{at}": name for at, name in enumerate(names[begin : begin + AT_ONCE])}
+            found = await self._transaction.rows(
+                f"""
+                SELECT notice, MIN(queued_at) AS queued_at
+                  FROM notices
+                 WHERE notice IN ({", ".join(f":{name}" for name in some)})
+                 GROUP BY notice
+                """,  # noqa: S608 -- names of our own
+                some,
+            )
+            first |= {row["notice"]: seconds(row["queued_at"]) for row in found}
+        return [
+            one
+            for one in deliveries
+            if one.queued_at - first.get(one.notice, one.queued_at) <= PATIENCE
+        ]
 
     async def _withdraw(self, subject: str, told: set[str]) -> None:
         """What may be withdrawn is what is told in order only: the rest stays true whatever comes to be known."""

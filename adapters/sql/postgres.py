@@ -34,6 +34,8 @@ _TOKEN = re.compile(r"'(?:[^']|'')*'|::|:([a-z_][a-z0-9_]*)")
 # since another one was promoted. A new connection may reach the right server.
 _LAST_WORDS = ("08", "57P", errorcodes.READ_ONLY_SQL_TRANSACTION)
 
+_NOT_LET_IN = (errors.InsufficientPrivilege, errors.UndefinedTable)
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +68,7 @@ class PostgresDb:
         self._pool = Pool(url, connections, pool_wait, connect_timeout)
         self._well = True
         self._tells = tells
+        self._barred = False
 
     async def rows(self, sql: str, params: Params | None = None, /) -> list[Row]:
         return (await self._ask(sql, params))[0]
@@ -127,7 +130,12 @@ class PostgresDb:
 
     def _notice(self, trouble: BaseException | None) -> None:
         """Told once per change; libpq's own words may hold names and data, so only the kind is said."""
-        if not self._tells or self._well == (trouble is None):
+        if not self._tells:
+            return
+        if isinstance(trouble, _NOT_LET_IN):
+            self._tell_of_rights(trouble)
+            return
+        if self._well == (trouble is None):
             return
         self._well = trouble is None
         if trouble is None:
@@ -135,6 +143,16 @@ class PostgresDb:
             return
         code = getattr(trouble, "pgcode", None) or "no code"
         _log.warning("PostgreSQL does not answer: %s, %s", type(trouble).__name__, code)
+
+    def _tell_of_rights(self, trouble: psycopg2.Error) -> None:
+        """The server answers, and says that this is not ours to ask: some statements fail for ever, others do not."""
+        if not self._barred:
+            _log.error(
+                "PostgreSQL does not let us in everywhere: %s, %s; `watchllm doctor` says where",
+                type(trouble).__name__,
+                trouble.pgcode,
+            )
+        self._barred = True
 
     async def _exclude(self, statements: _Statements) -> None:
         """One at a time per schema, and the schema exists. The lock ends with the transaction, as poolers need."""

@@ -53,7 +53,7 @@ def read(payload: bytes, prices: Prices, live: bool | None) -> BillingEvent:
     found = envelope(document)
     if found.account:
         raise ValueError("it is a connected account's")
-    if live is not None and found.livemode is not live:
+    if live is not None and found.livemode is (not live):
         raise ValueError("it is of the other mode, live or test")
     event = BillingEvent(found.id, found.type, found.created)
     if event.type not in HANDLED:
@@ -76,14 +76,13 @@ def _read_checkout(event: BillingEvent, checkout: Checkout, prices: Prices) -> B
     """One that sells something else than a subscription is none of ours."""
     if not checkout.subscription:
         return event
-    metadata = checkout.metadata or Metadata()
     return evolve(
         event,
         subscription=checkout.subscription,
         project=_project(checkout.metadata) or _matching(_PROJECT, checkout.client_reference_id),
         customer=checkout.customer,
         email=_email((checkout.customer_details or Person()).email, checkout.customer_email),
-        plan=metadata.plan if metadata.plan in prices.values() else None,
+        plan=_ordered(checkout.metadata, prices),
         status=_matching(_WORD, checkout.payment_status),
         amount=checkout.amount_total,
         currency=_matching(_WORD, checkout.currency),
@@ -109,6 +108,8 @@ def standing(event: BillingEvent, found: SubscriptionDocument, prices: Prices) -
     where the price is unknown.
     """
     item, plan = _item(found, prices)
+    if not prices:
+        plan = _ordered(found.metadata, prices)
     period_end = item.current_period_end or found.current_period_end
     cancels_at_end = period_end if found.cancel_at_period_end else None
     a_checkout = event.type in CHECKOUTS
@@ -168,7 +169,12 @@ def _read_invoice(event: BillingEvent, invoice: Invoice, prices: Prices) -> Bill
 
 
 def _billed(invoice: Invoice, prices: Prices) -> str | None:
-    """The plan that it bills; empty if it names prices and none of ours, None if it names none."""
+    """The plan that it bills; empty if it names prices and none of ours, None if it names none.
+
+    Where no price is known at all, none can be told from ours.
+    """
+    if not prices:
+        return None
     named = {_price(line) for line in (invoice.lines.data if invoice.lines else [])} - {""}
     return next((prices[one] for one in named if one in prices), "") if named else None
 
@@ -226,6 +232,12 @@ def only_project(found: list[SubscriptionDocument]) -> str:
 
 def _project(metadata: Metadata | None) -> str:
     return _matching(_PROJECT, metadata.project) if metadata else ""
+
+
+def _ordered(metadata: Metadata | None, prices: Prices) -> str | None:
+    """The plan that its maker has written onto it, if it has a price; where none has, that is all there is to go by."""
+    plan = _matching(_WORD, metadata.plan) if metadata else ""
+    return plan if plan and (not prices or plan in prices.values()) else None
 
 
 def _email(*addresses: str | None) -> str:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_DENIED = (
+    "The database does not allow its role to do that. `watchllm migrate` needs the owner of the tables, which at first is"
+    " who may create a schema; for all else `watchllm doctor` says what is missing."
+)
+
 
 class Misconfigured(click.ClickException):
     exit_code = 2
@@ -66,6 +71,7 @@ def told(exc: Exception) -> click.ClickException:
     import logging
 
     from adapters.sql.migrate import MigrationError
+    from app.doctor_rights import is_denied
     from config.catalogue import CatalogueError
     from config.secrets import SettingError
     from domain.errors import ApiError, InvalidRequest
@@ -77,6 +83,8 @@ def told(exc: Exception) -> click.ClickException:
         return Misconfigured(f"WATCHLLM_CONFIG_DIR: {exc}")
     if isinstance(exc, InvalidRequest):
         return Misconfigured(exc.message)
+    if is_denied(exc):
+        return click.ClickException(_DENIED)
     if isinstance(exc, ApiError):
         return click.ClickException(exc.message)
     if isinstance(exc, MigrationError):

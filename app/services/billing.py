@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from domain import billing
 from domain.billing import Account, BillingEvent, Subscription
 from domain.errors import InvalidRequest, NotFound
-from domain.notices import Delivery, Notice, deliveries
+from domain.notices import ON_THE_BILL, Delivery, Notice, deliveries
 from domain.plans import Plan
 from domain.project import Project
 from domain.value import value
@@ -50,6 +50,8 @@ class Billing:
     grace: float
     clock: Callable[[], float]
     wake: Callable[[], None]
+    _dunned: set[str] = field(factory=set)
+    """What this process has told of those who are late now."""
 
     # --- what the payment provider tells ----------------------------------------------------------
 
@@ -120,14 +122,21 @@ class Billing:
         history = await turn.history(event.subscription)
         change = billing.tell(event.subscription, history, self.grace)
         await turn.keep(change.subscription)
-        await self._post(turn, change.notices, settled=event.subscription)
-        if change.subscription.project:
-            await self._settle(turn, change.subscription)
+        told = change.notices
+        if change.subscription.project and not await self._settle(turn, change.subscription):
+            told = tuple(one for one in told if one.kind in ON_THE_BILL)
+        await self._post(turn, told, settled=event.subscription)
+        # Its metadata may name another project than before: nobody pays for the former one any more.
+        for former in sorted({one.project for one in history} - {"", change.subscription.project}):
+            await self._settle(turn, Subscription("", project=former))
         unknown = event.type in billing.CHECKOUTS and not change.subscription.plan
         return not event.current and (unknown or billing.in_doubt(event, history))
 
-    async def _settle(self, turn: BillingTurn, told: Subscription) -> None:
-        """Puts the project on what it pays for, if that is not what billing put it on last."""
+    async def _settle(self, turn: BillingTurn, told: Subscription) -> bool:
+        """Puts the project on what it pays for, if that is not what billing put it on last.
+
+        False if that cannot be, for want of such a project.
+        """
         project = told.project
         account = await turn.account(project) or Account(project)
         plan = billing.plan_of(
@@ -136,7 +145,7 @@ class Billing:
         if plan != account.plan:
             if not await turn.set_plan(project, plan):
                 log.warning("somebody pays for a project that is not there: %s", project)
-                return
+                return False
             log.info("a project's plan changed", extra={"project": project, "plan": plan})
         await turn.keep_account(
             evolve(
@@ -146,6 +155,7 @@ class Billing:
                 email=told.email or account.email,
             )
         )
+        return True
 
     async def _post(
         self, turn: BillingTurn, notices: Sequence[Notice], *, settled: str = ""
@@ -164,9 +174,15 @@ class Billing:
         now = self.clock()
         if not await self.chores.mine(DUNNING, now, DUNNING_EVERY):
             return
-        for late in await self.book.failing():
-            if billing.dunning(late, now, self.grace):
+        failing = await self.book.failing()
+        due = [
+            (one, notice) for one in failing for notice in billing.dunning(one, now, self.grace)
+        ]
+        self._dunned &= {notice.id for _, notice in due}
+        for late, notice in due:
+            if notice.id not in self._dunned:
                 await self._dun(late)
+                self._dunned.add(notice.id)
 
     async def _dun(self, late: Subscription) -> None:
         async with self.book.turn() as turn:
@@ -182,6 +198,7 @@ class Billing:
 
     async def checkout(self, project: Project, plan: str, click: str) -> str:
         """The URL at which the project's plan can be paid. `click` is unique to the wish, not to the attempt."""
+        self._check_open()
         self._check_sold(plan)
         if self._paying(await self.book.subscriptions(project.id)) is not None:
             raise InvalidRequest(
@@ -194,6 +211,7 @@ class Billing:
 
     async def portal(self, project: Project, click: str) -> str:
         """The URL of the customer's own page at the payment provider."""
+        self._check_open()
         account = await self.book.account(project.id)
         if account is None or not account.customer:
             raise InvalidRequest("The project has never paid for anything, so it has no bills.")
@@ -218,6 +236,7 @@ class Billing:
         )
 
     async def _needed(self, project: Project) -> Subscription:
+        self._check_open()
         paying = self._paying(await self.book.subscriptions(project.id))
         if paying is None:
             raise InvalidRequest("The project has no subscription.")
@@ -227,6 +246,12 @@ class Billing:
         """Late ones included: what is owed is paid before another is begun."""
         living = (*billing.GOOD, billing.PAST_DUE, billing.UNPAID, billing.PAUSED)
         return next((one for one in subscriptions if one.status in living), None)
+
+    def _check_open(self) -> None:
+        if not self.gateway.sells:
+            raise NotFound(
+                "Nothing is sold here: STRIPE_SECRET_KEY or the plans' price ids are not set."
+            )
 
     def _check_sold(self, plan: str) -> None:
         known = self.plans.get(plan)

@@ -227,6 +227,32 @@ def test_every_handled_type_is_read(kind: str, shape: str) -> None:
     assert event.subscription == "sub_1" or event.dispute == "dp_1"
 
 
+@pytest.mark.parametrize("shape", [NEW, OLD])
+def test_a_bill_where_no_price_is_known(shape: str) -> None:
+    """It names prices, and nobody can say that they are not ours: it must not be taken for another shop's."""
+    line = (
+        {"pricing": {"price_details": {"price": "price_x"}}}
+        if shape == NEW
+        else {"price": {"id": "price_x"}}
+    )
+    payload = body(made.invoice_failed(shape=shape, lines={"data": [line]}))
+
+    assert "" == read(payload, PRICES, live=False).plan
+    assert None is read(payload, {}, live=False).plan
+
+
+@pytest.mark.parametrize("shape", [NEW, OLD])
+def test_plans_where_no_price_is_known(shape: str) -> None:
+    """What a checkout or a subscription is marked with is the plan; unmarked, neither says anything of it."""
+    for marked in (made.checkout_completed, made.subscription_updated):
+        assert "pro" == read(body(marked(plan="pro")), {}, live=None).plan
+        assert None is read(body(marked(metadata={"project": "p_shop"})), {}, live=None).plan
+        assert None is read(body(marked(metadata={"plan": "p; --"})), {}, live=None).plan
+    changed_price = made.subscription_updated(shape=shape, price="price_x", plan="starter")
+    assert "starter" == read(body(changed_price), {}, live=None).plan
+    assert "" == read(body(changed_price), PRICES, live=None).plan
+
+
 def changed(**fields: Any) -> bytes:
     return body({**made.subscription_updated(), **fields})
 
@@ -280,7 +306,6 @@ def within(**fields: Any) -> bytes:
         changed(created=2**62),
         changed(account="acct_1"),
         changed(livemode=True),
-        changed(livemode=None),
         changed(livemode="false"),
         changed(livemode=0),
         changed(data=None),
@@ -330,11 +355,11 @@ def test_depth_alone_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("live", [True, False, None])
-@pytest.mark.parametrize("sent", [True, False])
-def test_modes(live: bool | None, sent: bool) -> None:
-    """Events of the other mode are not ours; where the mode is not known, all are."""
-    payload = body(made.checkout_completed(live=sent))
-    if live is None or live is sent:
+@pytest.mark.parametrize("sent", [True, False, None])
+def test_modes(live: bool | None, sent: bool | None) -> None:
+    """Events of the other mode are not ours; where the mode is not known or not said, all are."""
+    payload = changed(livemode=sent)
+    if None in (live, sent) or live is sent:
         assert "evt_1" == read(payload, PRICES, live).id
         return
 

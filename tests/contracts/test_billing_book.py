@@ -304,6 +304,36 @@ async def test_notices_are_posted_once(book: SqlBillingBook, db: Db) -> None:
     assert [second] == list(await postbox.find(["waiting"], 10))
 
 
+async def test_old_notices_are_no_news(book: SqlBillingBook, db: Db) -> None:
+    """A history tells them again with each event, but nobody who is named a day later: a team's new channel hears of what
+    happens from then on. Until then an address may become known late."""
+    postbox = SqlPostbox(db)
+    first = [
+        told("n_1", PAYMENT_FAILED),
+        told("n_2", PAYMENT_FAILED, channel=TEAM, recipient="a"),
+    ]
+    async with book.turn() as turn:
+        await turn.post(first, settled="sub_1")
+
+    for hours in (23, 25):
+        again = [
+            attrs.evolve(
+                one, channel=TEAM, recipient=f"after {hours} h", queued_at=NOW + hours * 3600
+            )
+            for one in first
+        ]
+        async with book.turn() as turn:
+            await turn.post(again, settled="sub_1")
+
+    found = await postbox.find(["waiting"], 10)
+    assert [
+        ("n_1", "after 23 h"),
+        ("n_1", "o@shop.example"),
+        ("n_2", "a"),
+        ("n_2", "after 23 h"),
+    ] == sorted((one.notice, one.recipient) for one in found)
+
+
 async def test_what_is_not_true_any_more_is_withdrawn(book: SqlBillingBook, db: Db) -> None:
     """Of this subscription, of what is told in order, of what is still unsent, for all its recipients. Nothing else."""
     postbox = SqlPostbox(db)

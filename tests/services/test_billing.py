@@ -108,6 +108,22 @@ async def test_an_event_counts_once(shop: Shop) -> None:
     assert ["plan_changed"] == await shop.mails()
 
 
+async def test_a_subscription_that_moves(shop: Shop) -> None:
+    """Its metadata names another project from now on: the plan goes with it, and stays with no other."""
+    await shop.hear(*shop.customer.checkout("pro"))
+    heir = await project_book(shop.storage).create("heir", plan="free")
+
+    moved = subscription_updated(
+        id="evt_moved", created=shop.clock() + 60, project=heir.id, metadata={"project": heir.id}
+    )
+    moved["data"]["object"]["id"] = shop.customer.subscription
+    await shop.hear(moved)
+
+    found = await shop.storage.projects.find(heir.id)
+    assert found is not None
+    assert ("pro", "free") == (found.plan, await shop.plan())
+
+
 async def test_unpaid_checkouts_do_not_unlock(shop: Shop) -> None:
     """A direct debit that is under way is no money yet; one that bounces never was."""
     await shop.hear(*shop.customer.checkout("pro", paid=False))
@@ -257,6 +273,7 @@ async def test_a_stranger_who_pays_is_kept_and_told_of(
 
     assert "p_nobody" in caplog.text
     assert "free" == await shop.plan()
+    assert [] == await shop.told()
 
 
 async def test_an_operators_choice_stands_until_the_bill_changes(shop: Shop) -> None:

@@ -17,9 +17,11 @@ from aiohttp import web
 from adapters.sql.migrate import migrate
 from adapters.sql.postgres import PostgresDb
 from app import doctor
+from app.commands.desk import told
 from app.findings import BROKEN, OFF, OK, WARNING, Finding
 from config.secrets import SettingError
 from config.settings import read_settings
+from domain.errors import Unavailable
 from tests.support.fixtures import async_fixture
 from tests.support.valkey import valkey_cluster, valkey_server
 
@@ -229,7 +231,7 @@ def postgres(own_postgres: PostgresServer) -> Iterator[PostgresServer]:
         own_postgres.start()
     yield own_postgres
     ask(own_postgres, "DROP SCHEMA IF EXISTS watchllm CASCADE")
-    for role in ("anon", "watchllm_service"):
+    for role in ("anon", "late", "watchllm_service"):
         ask(own_postgres, f"DROP ROLE IF EXISTS {role}")
 
 
@@ -248,14 +250,19 @@ async def migrated(server: PostgresServer) -> None:
         await db.aclose()
 
 
-async def rights_found(server: PostgresServer, tmp_path: Path, role: str) -> list[Finding]:
+async def database_found(server: PostgresServer, tmp_path: Path, role: str) -> list[Finding]:
     environment = {
         "WATCHLLM_DATA_DIR": str(tmp_path),
         "WATCHLLM_SECRET_KEY": MASTER,
         "DATABASE_URL": server.url.replace("//watchllm@", f"//{role}@"),
     }
     findings = await doctor.examine(read_settings(environment), environment)
-    return [one for one in findings if one.name == "database rights"]
+    return [one for one in findings if one.name.startswith("database")]
+
+
+async def rights_found(server: PostgresServer, tmp_path: Path, role: str) -> list[Finding]:
+    found = await database_found(server, tmp_path, role)
+    return [one for one in found if one.name == "database rights"]
 
 
 @pytest.mark.postgres
@@ -302,6 +309,83 @@ async def test_rights_that_are_not(
     await migrated(postgres)
     [found] = await rights_found(postgres, tmp_path, "watchllm_service")
     assert OK == found.state
+
+
+ALL = "ALL TABLES IN SCHEMA watchllm"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "grants",
+    [
+        (),
+        ("GRANT USAGE ON SCHEMA watchllm TO late",),
+        (f"GRANT SELECT, INSERT, UPDATE, DELETE ON {ALL} TO late",),
+        (
+            "GRANT USAGE ON SCHEMA watchllm TO late",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {ALL} TO late",
+        ),
+    ],
+)
+async def test_a_role_that_was_not_let_in(
+    postgres: PostgresServer, tmp_path: Path, grants: tuple[str, ...]
+) -> None:
+    """A database that shows a role nothing is not taken for an empty one, nor for one that is away."""
+    await migrated(postgres)
+    ask(postgres, "CREATE ROLE late LOGIN", *grants)
+
+    [found] = await database_found(postgres, tmp_path, "late")
+
+    assert (BROKEN, "database") == (found.state, found.name)
+    assert "nothing of them" in found.message
+    assert "as the owner of the tables" in found.mend
+
+
+@pytest.mark.postgres
+async def test_grants_that_were_made_by_hand(postgres: PostgresServer, tmp_path: Path) -> None:
+    """Tables that came later are named until they are granted, and until their rows are seen; partitions are nobody's need."""
+    await migrated(postgres)
+    ask(
+        postgres,
+        "CREATE ROLE late LOGIN",
+        "GRANT USAGE ON SCHEMA watchllm TO late",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {ALL} TO late",
+        "REVOKE ALL ON watchllm.notices, watchllm.usage_log_rest FROM late",
+        "REVOKE DELETE ON watchllm.chores FROM late",
+    )
+    await migrated(postgres)
+
+    [_, barred] = await database_found(postgres, tmp_path, "late")
+    ask(
+        postgres,
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON watchllm.notices, watchllm.chores TO late",
+    )
+    [_, unseen] = await database_found(postgres, tmp_path, "late")
+    await migrated(postgres)
+    [_, well] = await database_found(postgres, tmp_path, "late")
+
+    assert [BROKEN, BROKEN, OK] == [barred.state, unseen.state, well.state]
+    assert "on chores, notices" in barred.message
+    assert "sees no row of notices" in unseen.message
+
+
+@pytest.mark.postgres
+async def test_a_command_that_the_role_may_not_run(postgres: PostgresServer) -> None:
+    """It is told from a database that is away, and who may run it is said."""
+    await migrated(postgres)
+    ask(postgres, "CREATE ROLE watchllm_service LOGIN")
+    await migrated(postgres)
+    db = PostgresDb(postgres.url.replace("//watchllm@", "//watchllm_service@"))
+    try:
+        with pytest.raises(Unavailable) as refused:
+            await migrate(db)
+    finally:
+        await db.aclose()
+
+    said = told(refused.value)
+
+    assert (1, True) == (said.exit_code, "owner of the tables" in said.message)
+    assert "not available" in told(Unavailable("The database is not available.")).message
 
 
 @async_fixture
