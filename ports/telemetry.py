@@ -34,7 +34,8 @@ Readings = Callable[[], Iterable[Reading]]
 class Alarm(Exception):
     """Something of ours has stopped working, or never fitted; told as a crash is, though nothing was raised.
 
-    `urgent` means that it stays so until somebody acts; the others mend themselves.
+    `urgent` means that it stays so until somebody acts, or that something the house leans on is away; the others follow
+    from that, or mend themselves.
     """
 
     def __init__(self, text: str, *, urgent: bool) -> None:

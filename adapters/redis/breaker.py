@@ -49,11 +49,17 @@ class Breaker:
         self.state = "open"
         self._opened_at = self._clock()
         self._next_probe = self._opened_at + PROBE_EVERY
-        _log.warning("%s is away: %s. Asking again each second.", self._name, reason)
+        _log.warning(
+            "%s is away: %s. Asking again each second.",
+            self._name,
+            reason,
+            extra={"state": "away"},
+        )
 
     def succeeded(self) -> None:
         self.failures = 0
         if self.state == "closed":
             return
         self.state = "closed"
-        _log.info("%s is back after %.1f s.", self._name, self._clock() - self._opened_at)
+        after = self._clock() - self._opened_at
+        _log.info("%s is back after %.1f s.", self._name, after, extra={"state": "back"})

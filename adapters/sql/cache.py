@@ -252,9 +252,10 @@ class SqliteCache:
             return
         self.well = trouble is None
         if trouble is None:
-            _log.info("the answer cache on disk works again")
+            _log.info("the answer cache on disk works again", extra={"state": "back"})
             return
-        _log.warning("the answer cache on disk does not work: %s", type(trouble).__name__)
+        kind = type(trouble).__name__
+        _log.warning("the answer cache on disk does not work: %s", kind, extra={"state": "away"})
 
 
 def _batches(rows: list[Row]) -> Iterator[list[Row]]:

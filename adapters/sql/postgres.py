@@ -139,10 +139,11 @@ class PostgresDb:
             return
         self._well = trouble is None
         if trouble is None:
-            _log.info("PostgreSQL answers again")
+            _log.info("PostgreSQL answers again", extra={"state": "back"})
             return
         code = getattr(trouble, "pgcode", None) or "no code"
-        _log.warning("PostgreSQL does not answer: %s, %s", type(trouble).__name__, code)
+        kind = type(trouble).__name__
+        _log.warning("PostgreSQL does not answer: %s, %s", kind, code, extra={"state": "away"})
 
     def _tell_of_rights(self, trouble: psycopg2.Error) -> None:
         """The server answers, and says that this is not ours to ask: some statements fail for ever, others do not."""

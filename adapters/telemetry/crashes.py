@@ -1,7 +1,8 @@
 """What the log says of trouble is told to the observers: of requests, background tasks, loops and libraries alike.
 
 One place for all of it, today's and tomorrow's. A line with a traceback is a crash, whoever wrote it. A line of our own
-without one is an alarm: at ERROR somebody has to act, at WARNING it mends itself.
+without one is an alarm: at ERROR somebody has to act, at WARNING it mends itself. A WARNING whose `state` is `away` tells
+of a store or a provider; what only follows from that has none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ OWN: Final = ("adapters.telemetry", "sentry_sdk", "ddtrace", "urllib3")
 OURS: Final = ("adapters.", "app.")
 TAGS: Final = ("request", "project", "route", "model", "provider")
 DEEPEST: Final = 30
+AWAY: Final = "away"
 
 
 class CrashHandler(logging.Handler):
@@ -48,7 +50,8 @@ def _template(record: logging.LogRecord) -> str:
 
 
 def _alarm(record: logging.LogRecord) -> Alarm:
-    error = Alarm(record.getMessage(), urgent=record.levelno >= logging.ERROR)
+    away = record.__dict__.get("state") == AWAY
+    error = Alarm(record.getMessage(), urgent=away or record.levelno >= logging.ERROR)
     return error.with_traceback(_way_here())
 
 

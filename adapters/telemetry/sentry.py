@@ -85,7 +85,7 @@ class Sentry:
 
     def crash(self, error: BaseException, where: str, /, **tags: str) -> None:
         if isinstance(error, Alarm) and not error.urgent:
-            return  # it mends itself: metrics and traces tell it
+            return  # it follows from another one, or mends itself: metrics and traces tell it
         if not self._admitted(where, type(error).__name__):
             self.suppressed += 1
             return

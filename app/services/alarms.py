@@ -85,9 +85,15 @@ class Alarms:
             return
         if answered:
             after = round(now - calls.since, 1)
-            log.info("a provider answers again", extra={"provider": provider, "after": after})
+            log.info(
+                "a provider answers again",
+                extra={"provider": provider, "after": after, "state": "back"},
+            )
         else:
-            log.warning("a provider fails", extra={"provider": provider, "in_a_row": IN_A_ROW})
+            log.warning(
+                "a provider fails",
+                extra={"provider": provider, "in_a_row": IN_A_ROW, "state": "away"},
+            )
 
     def readings(self) -> Iterable[Reading]:
         for name, found in (

@@ -198,7 +198,7 @@ async def scene(tmp_path: Path, postgres: PostgresServer) -> AsyncIterator[Scene
 
 
 async def test_a_provider_that_breaks(scene: Scene) -> None:
-    """Its key is refused: one line, one event, for somebody has to act. It fails: one line. Each ends with one."""
+    """Its key is refused, or it fails: one line and one event each. Each ends with one line."""
     await scene.upstream.break_with("401")
     assert {502} == await scene.asks()
     await until(lambda: scene.sentry.events() and scene.alarms())
@@ -244,11 +244,14 @@ async def test_a_provider_that_breaks(scene: Scene) -> None:
     await until(lambda: len(scene.alarms()) == 3)
     await until(lambda: len(scene.failed()) == 3 * ENOUGH)
     assert 3 * ENOUGH == await scene.metric("watchllm_upstream_errors_total", 'status="502"')
-    assert 1 == len(scene.sentry.events())
+    await until(lambda: len(scene.sentry.events()) == 3)
+    assert ["provider_key", "provider", "provider"] == [
+        last_frame(event)[1] for event in scene.sentry.events()
+    ]
 
 
 async def test_a_cache_that_stops_and_dies(scene: Scene) -> None:
-    """Frozen, then killed: one line when it goes and one when it is back, and no event, for it mends itself."""
+    """Frozen, then killed: one line and one event when it goes, and one line when it is back."""
     valkey, expected = scene.valkey, []
     name = f"Redis at 127.0.0.1:{valkey.port}"
     for hurt, heal in ((valkey.freeze, valkey.thaw), (valkey.kill, valkey.start)):
@@ -269,7 +272,8 @@ async def test_a_cache_that_stops_and_dies(scene: Scene) -> None:
     await until(lambda: len(scene.alarms()) == 2)
     assert all("in trip\n" in span["error.stack"] for span in scene.alarms())
     assert 2 == await scene.metric("watchllm_alarms_total", 'where="adapters.redis.breaker"')
-    assert [] == scene.sentry.events()
+    await until(lambda: len(scene.sentry.events()) == 2)
+    assert {("breaker.py", "trip")} == {last_frame(event) for event in scene.sentry.events()}
 
 
 async def gone(scene: Scene, name: str) -> bool:
@@ -278,8 +282,8 @@ async def gone(scene: Scene, name: str) -> bool:
 
 
 async def test_a_database_that_dies(scene: Scene) -> None:
-    """Known keys are served, others are told to come back. Whoever needs it says so once, and once when it is back;
-    rows that wait are seen to."""
+    """Known keys are served, others are told to come back. Whoever needs it says so once, and once when it is back; one
+    event tells of it, and rows that wait are seen to."""
     await asyncio.to_thread(scene.postgres.kill)
     try:
         assert {200} == await scene.asks()
@@ -307,7 +311,8 @@ async def test_a_database_that_dies(scene: Scene) -> None:
     assert "adapters/sql/postgres.py" in stacks
     assert "adapters/journal/shipper.py" in stacks
     await until(lambda: scene.metric("watchllm_dependency_up", 'name="supabase"'))
-    assert [] == scene.sentry.events()
+    [event] = scene.sentry.events()
+    assert ("postgres.py", "_notice") == last_frame(event)
 
 
 async def test_an_exception_that_nobody_expected(tmp_path: Path, postgres: PostgresServer) -> None:
