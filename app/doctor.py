@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from adapters.sql.db import Db
 from adapters.sql.migrate import packaged, pending
 from app.doctor_billing import billing, mail, stripe
-from app.doctor_rights import database_rights, is_denied, is_hidden, not_let_in
+from app.doctor_rights import database_rights, is_denied, not_let_in
 from app.findings import BROKEN, OFF, OK, PATIENCE, WARNING, Finding, lines, report
 from app.storage import open_storage, ready_data_dir
 from config.catalogue import CatalogueError, read_catalogue, read_plans
@@ -172,7 +172,7 @@ async def _database(settings: Settings) -> list[Finding]:
 
 async def _server(db: Db) -> list[Finding]:
     name, missing = "database", await pending(db)
-    if len(missing) == len(packaged(db.dialect)) and await is_hidden(db):
+    if len(missing) == len(packaged(db.dialect)) and await _is_hidden(db):
         return [not_let_in()]
     if missing:
         mend = "Run: watchllm migrate (as the role that owns the tables, or will)"
@@ -278,3 +278,10 @@ def _skew(date: str | None, now: float) -> list[Finding]:
 
 def _words(exc: BaseException) -> str:
     return exc.message if isinstance(exc, ApiError) else "no answer in time"
+
+
+async def _is_hidden(db: Db) -> bool:
+    from adapters.sql.postgres import SCHEMA
+    from adapters.sql.rls import is_hidden
+
+    return await is_hidden(db, SCHEMA)

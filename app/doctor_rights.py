@@ -1,7 +1,4 @@
-"""What the doctor says of rights in PostgreSQL: who could reach the tables beside us, and whether the role that asks can.
-
-Nothing is tried out: the server's own catalogue is read, which tells any role.
-"""
+"""What the doctor says of rights in PostgreSQL: who could reach the tables beside us, and whether the role that asks can."""
 
 from __future__ import annotations
 
@@ -9,50 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from adapters.sql.db import Db
-from adapters.sql.rls import rights
+from adapters.sql.rls import reach, rights
 from app.findings import BROKEN, OK, WARNING, Finding
 
 _NAME: Final = "database rights"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _AS_OWNER: Final = "Run `watchllm migrate` as the owner of the tables"
-
-_LET_IN: Final = """
-    SELECT 1 AS found
-      FROM pg_class AS it
-      JOIN pg_namespace AS home ON home.oid = it.relnamespace
-     WHERE home.nspname = :schema AND it.relname = 'migrations'
-    """
-
-# Rows are asked for by the ledger's name and not by its partitions', so rights on those are nobody's need.
-_REACH: Final = """
-    SELECT it.relname::text AS name,
-           (
-               SELECT bool_and(has_table_privilege(it.oid, need))
-                 FROM unnest(
-                          CASE it.relname
-                              WHEN 'migrations' THEN ARRAY['SELECT']
-                              ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']
-                          END
-                      ) AS need
-           ) AS granted,
-           NOT row_security_active(it.oid) OR EXISTS (
-               SELECT 1
-                 FROM pg_policy, unnest(polroles) AS admitted
-                WHERE polrelid = it.oid
-                  AND CASE admitted WHEN 0 THEN true ELSE pg_has_role(admitted, 'USAGE') END
-           ) AS seen
-      FROM pg_class AS it
-     WHERE it.relnamespace = CAST(current_schema() AS regnamespace)
-       AND it.relkind IN ('r', 'p') AND NOT it.relispartition
-     ORDER BY name
-    """
-
-
-async def is_hidden(db: Db) -> bool:
-    """Of a database whose migrations this role does not see: whether they are there all the same."""
-    from adapters.sql.postgres import SCHEMA
-
-    return bool(await db.rows(_LET_IN, {"schema": SCHEMA}))
 
 
 def is_denied(exc: BaseException) -> bool:
@@ -92,18 +51,16 @@ async def database_rights(db: Db) -> list[Finding]:
 
 async def _reach(db: Db) -> list[Finding]:
     """A role whose grants were made by hand is not granted the tables of a newer version."""
-    tables = await db.rows(_REACH)
-    barred = [row["name"] for row in tables if not row["granted"]]
-    if barred:
-        message = f"this role lacks SELECT, INSERT, UPDATE or DELETE on {_some(barred)}"
+    own = await reach(db)
+    if own.barred:
+        message = f"this role lacks SELECT, INSERT, UPDATE or DELETE on {_some(own.barred)}"
         mend = (
             "Grant it these on all tables of the schema and run `watchllm migrate`, both as the owner of the"
             " tables; or use watchllm_service."
         )
         return [Finding(_NAME, BROKEN, message, mend)]
-    unseen = [row["name"] for row in tables if not row["seen"]]
-    if unseen:
-        message = f"this role was granted, but sees no row of {_some(unseen)}"
+    if own.unseen:
+        message = f"this role was granted, but sees no row of {_some(own.unseen)}"
         return [Finding(_NAME, BROKEN, message, f"{_AS_OWNER}; it lets the role in.")]
     return []
 
